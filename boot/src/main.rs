@@ -1,0 +1,2 @@
+//! UEFI loader that hands over by the Limine boot protocol.
+fn main() {}

@@ -1,0 +1,2 @@
+//! ext4 on byte-addressable memory.
+#![cfg_attr(not(test), no_std)]

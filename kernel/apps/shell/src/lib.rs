@@ -1,0 +1,2 @@
+//! The shell: Quire's first application.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! The Quire unikernel library.
+#![cfg_attr(not(test), no_std)]
