@@ -1,0 +1,4 @@
+//! The image.
+#![no_std]
+#![no_main]
+use quire as _;

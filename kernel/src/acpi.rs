@@ -1,0 +1,1 @@
+//! ACPI tables and the firmware's AML, through the `acpi` crate.

@@ -1,0 +1,1 @@
+//! Boot information: what the loader handed over, in our own terms.

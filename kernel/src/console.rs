@@ -1,0 +1,1 @@
+//! The console: log and standard-output channels on one serial line, and input.

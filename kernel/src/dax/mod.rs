@@ -1,0 +1,1 @@
+//! Direct access: files mapped into the address space.

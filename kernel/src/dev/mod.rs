@@ -1,0 +1,1 @@
+//! Devices: PCI and what sits on it.

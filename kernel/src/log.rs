@@ -1,0 +1,1 @@
+//! The log: levels, a ring buffer that `dmesg` reads, and the console sink.

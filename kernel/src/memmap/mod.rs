@@ -1,0 +1,1 @@
+//! Page descriptors and folios of device memory.

@@ -1,0 +1,1 @@
+//! Physical frames, the kernel's address space, stacks and the heap.

@@ -1,0 +1,1 @@
+//! Persistent memory: where it comes from, and what is on it.

@@ -1,0 +1,1 @@
+//! CPUs, threads and time.

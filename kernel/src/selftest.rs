@@ -1,0 +1,1 @@
+//! The registry of in-kernel tests behind the shell's `selftest`.

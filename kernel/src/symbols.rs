@@ -1,0 +1,1 @@
+//! Symbol names for addresses, from the kernel's own ELF file.

@@ -1,0 +1,1 @@
+//! Files and paths: the in-memory root, mounts, open files.
