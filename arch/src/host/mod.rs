@@ -1,0 +1,26 @@
+//! The backend for everything that runs under an operating system: tests on
+//! the developer's machine and host tools.
+//!
+//! What can mean something there, works: the clock runs, the console prints,
+//! a "CPU" that is started is a thread, copies copy, the page-table format is
+//! real (the walker and its tests use it). What cannot, says so: contexts do
+//! not switch ([`context`]), powering off ends the process, interrupts never
+//! arrive.
+
+pub mod backtrace;
+pub mod boot;
+pub mod cache;
+pub mod console;
+pub mod context;
+pub mod cpu;
+pub mod irq;
+pub mod paging;
+pub mod power;
+pub mod time;
+pub mod trap;
+
+/// The CPU's name, as used in file names and options.
+pub const ARCH_NAME: &str = "host";
+
+/// Nothing to check that the unit tests do not.
+pub const SELFTESTS: &[crate::Selftest] = &[];

@@ -1,0 +1,753 @@
+//! Page tables: one walker for both CPUs.
+//!
+//! With a 4 KiB granule and 48-bit addresses both CPUs have the same tree:
+//! four levels of 512 entries, leaves of 4 KiB, 2 MiB and 1 GiB. Only the
+//! bits in an entry differ, and those are the backend's [`EntryFormat`].
+//!
+//! # Rules
+//!
+//! * Changes take `&mut PageTable`: the owner serialises them. The CPU's own
+//!   walker reads (and marks) entries meanwhile, so every entry is an atomic.
+//! * No translation is flushed here. After an entry was taken away or
+//!   restricted, the caller flushes before it relies on that. A new leaf
+//!   where none was needs no flush.
+//! * [`TableMemory::free`] gets tables that are out of the tree but that a
+//!   walker may still hold: their frames are reused only after that flush.
+//! * A live leaf is never replaced by a different one: that is unmap, flush,
+//!   map. Splitting a large leaf changes no translation; where the CPU
+//!   forbids even that on a live entry (aarch64), [`TableMemory::flush_leaf`]
+//!   is called between taking the leaf away and putting the table there.
+//!
+//! # Orderings
+//!
+//! A store that links a table is a Release: a walker that sees the link must
+//! see the table's entries. (The CPU's walker is no Rust thread; on both CPUs
+//! the ordering that Release gives, plus the backend's barrier before the
+//! first use, is what the architecture asks for.) Entries that the CPU may
+//! mark are changed by compare-exchange, so that a mark is never lost.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::{PageSize, PhysAddr, VirtAddr};
+
+/// Entries in a table.
+pub const ENTRIES: usize = 512;
+
+/// One table: a 4 KiB frame.
+pub type RawTable = [AtomicU64; ENTRIES];
+
+/// How the memory behind a leaf is cached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum MemoryType {
+    /// Ordinary memory.
+    WriteBack,
+    /// Device registers: no caching, no reordering.
+    Uncached,
+    /// Uncached, but stores may be gathered (aarch64: Normal non-cacheable).
+    WriteCombining,
+}
+
+/// What a leaf allows. Reading is always allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Attrs {
+    /// Stores.
+    pub write: bool,
+    /// Instruction fetches.
+    pub exec: bool,
+    /// Caching.
+    pub memory: MemoryType,
+    /// The translation is the same in every address space. Quire has one, so
+    /// this is on by default.
+    pub global: bool,
+}
+
+impl Attrs {
+    /// Read-only data.
+    pub const READ: Attrs = Attrs {
+        write: false,
+        exec: false,
+        memory: MemoryType::WriteBack,
+        global: true,
+    };
+    /// Data.
+    pub const READ_WRITE: Attrs = Attrs {
+        write: true,
+        ..Attrs::READ
+    };
+    /// Code.
+    pub const READ_EXEC: Attrs = Attrs {
+        exec: true,
+        ..Attrs::READ
+    };
+    /// Device registers.
+    pub const DEVICE: Attrs = Attrs {
+        write: true,
+        memory: MemoryType::Uncached,
+        ..Attrs::READ
+    };
+
+    /// The same with stores allowed or not.
+    pub const fn with_write(self, write: bool) -> Attrs {
+        Attrs { write, ..self }
+    }
+
+    /// The same with another kind of caching.
+    pub const fn with_memory(self, memory: MemoryType) -> Attrs {
+        Attrs { memory, ..self }
+    }
+}
+
+/// A leaf: what a page table says about one page of any size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Where the page lies. From [`PageTable::translate`]: the page's first
+    /// byte, not the byte asked for.
+    pub pa: PhysAddr,
+    /// How much it covers.
+    pub size: PageSize,
+    /// What it allows.
+    pub attrs: Attrs,
+    /// The CPU has used it.
+    pub young: bool,
+    /// The CPU has stored through it.
+    pub dirty: bool,
+}
+
+/// An entry, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// Nothing there.
+    Empty,
+    /// The next table.
+    Table(PhysAddr),
+    /// A page.
+    Leaf(Leaf),
+}
+
+/// How one CPU writes entries. Pure functions on numbers.
+pub trait EntryFormat {
+    /// Must a live leaf be taken away and flushed before a table may replace
+    /// it, or before its memory type changes?
+    const BREAK_BEFORE_MAKE: bool;
+
+    /// Can this CPU translate such a leaf?
+    fn supports(size: PageSize) -> bool;
+
+    /// The entry for a leaf. Clean; young if the CPU does not itself mark
+    /// leaves young. `pa` is aligned to `size`.
+    fn leaf(pa: PhysAddr, size: PageSize, attrs: Attrs) -> u64;
+
+    /// The entry for a table, restricting nothing.
+    fn table(pa: PhysAddr) -> u64;
+
+    /// What `entry` says where a leaf of `size` may stand; `None`: the top
+    /// level, where only tables may. An empty entry is 0.
+    fn decode(entry: u64, size: Option<PageSize>) -> Entry;
+
+    /// `new` with the young and dirty marks of `old`, both leaves.
+    fn carry_marks(old: u64, new: u64) -> u64;
+}
+
+/// Where tables come from and how to reach them.
+///
+/// # Safety
+///
+/// [`TableMemory::alloc`] hands out a frame that nobody else has, all zero,
+/// and [`TableMemory::ptr`] points to it, aligned, until it is freed.
+pub unsafe trait TableMemory {
+    /// A frame for a table, **all zero**.
+    fn alloc(&self) -> Option<PhysAddr>;
+
+    /// A table that has left the tree. The CPU may still be walking it until
+    /// the caller's next flush of the addresses it covered.
+    fn free(&self, table: PhysAddr);
+
+    /// Where the frame can be reached, for as long as it is a table.
+    fn ptr(&self, table: PhysAddr) -> *const RawTable;
+
+    /// Flushes one leaf on every CPU, now. Called only where
+    /// [`EntryFormat::BREAK_BEFORE_MAKE`] asks for it, between break and make:
+    /// another CPU that touches the page meanwhile faults, and must wait and
+    /// retry.
+    fn flush_leaf(&self, va: VirtAddr, size: PageSize);
+}
+
+/// Why a page table could not be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MapError {
+    /// A leaf (or, for a large leaf, a table) is in the way.
+    Occupied(VirtAddr),
+    /// Nothing is mapped there.
+    NotMapped(VirtAddr),
+    /// An address or a length is not a multiple of the page size.
+    Misaligned,
+    /// Not a canonical address, or the range wraps.
+    Range,
+    /// The CPU has no leaves of this size.
+    Size(PageSize),
+    /// No memory for a table.
+    NoMemory,
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapError::Occupied(va) => write!(f, "{va} is mapped already"),
+            MapError::NotMapped(va) => write!(f, "{va} is not mapped"),
+            MapError::Misaligned => f.write_str("address or length is not page-aligned"),
+            MapError::Range => f.write_str("range is not in one half of the address space"),
+            MapError::Size(size) => write!(f, "this CPU has no {size} leaves"),
+            MapError::NoMemory => f.write_str("no memory for a page table"),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+
+/// A tree of page tables, owned.
+pub struct PageTable<E, M> {
+    root: PhysAddr,
+    memory: M,
+    format: PhantomData<fn() -> E>,
+}
+
+/// Levels are numbered by what an entry covers: 0 is 4 KiB, 3 is 512 GiB.
+const TOP: u32 = 3;
+
+const fn shift(level: u32) -> u32 {
+    12 + 9 * level
+}
+
+const fn index(va: VirtAddr, level: u32) -> usize {
+    ((va.0 >> shift(level)) & 0x1ff) as usize
+}
+
+const fn level_of(size: PageSize) -> u32 {
+    match size {
+        PageSize::Size4K => 0,
+        PageSize::Size2M => 1,
+        PageSize::Size1G => 2,
+    }
+}
+
+const fn size_at(level: u32) -> Option<PageSize> {
+    match level {
+        0 => Some(PageSize::Size4K),
+        1 => Some(PageSize::Size2M),
+        2 => Some(PageSize::Size1G),
+        _ => None,
+    }
+}
+
+/// Where the entry after the one that covers `va` starts.
+fn next_entry(va: u64, level: u32) -> u64 {
+    // The last entry of the address space ends at 2^64: any end compares below.
+    let start = va >> shift(level) << shift(level);
+    start.checked_add(1 << shift(level)).unwrap_or(u64::MAX)
+}
+
+impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
+    /// An empty tree.
+    pub fn new(memory: M) -> Result<Self, MapError> {
+        let root = memory.alloc().ok_or(MapError::NoMemory)?;
+        Ok(PageTable {
+            root,
+            memory,
+            format: PhantomData,
+        })
+    }
+
+    /// Takes over an existing tree.
+    ///
+    /// # Safety
+    ///
+    /// `root` is the root of a tree in this format whose tables `memory` can
+    /// reach and free, and nobody else changes it from now on.
+    pub unsafe fn from_root(root: PhysAddr, memory: M) -> Self {
+        PageTable {
+            root,
+            memory,
+            format: PhantomData,
+        }
+    }
+
+    /// The top table, for `paging::activate`.
+    pub fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// Where the tables live.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Maps one leaf where nothing is mapped.
+    pub fn map(
+        &mut self,
+        va: VirtAddr,
+        pa: PhysAddr,
+        size: PageSize,
+        attrs: Attrs,
+    ) -> Result<(), MapError> {
+        if !E::supports(size) {
+            return Err(MapError::Size(size));
+        }
+        if !va.is_aligned(size.bytes()) || !pa.is_aligned(size.bytes()) {
+            return Err(MapError::Misaligned);
+        }
+        check_range(va, size.bytes())?;
+        let table = self.make_tables(va, level_of(size))?;
+        let entry = self.entry(table, index(va, level_of(size)));
+        if entry.load(Ordering::Relaxed) != 0 {
+            return Err(MapError::Occupied(va));
+        }
+        entry.store(E::leaf(pa, size, attrs), Ordering::Release);
+        Ok(())
+    }
+
+    /// Maps `len` bytes with the largest leaves that the addresses allow.
+    /// On an error nothing of it stays mapped.
+    pub fn map_range(
+        &mut self,
+        va: VirtAddr,
+        pa: PhysAddr,
+        len: u64,
+        attrs: Attrs,
+    ) -> Result<(), MapError> {
+        let page = PageSize::Size4K.bytes();
+        if !va.is_aligned(page) || !pa.is_aligned(page) || len & (page - 1) != 0 {
+            return Err(MapError::Misaligned);
+        }
+        let end = check_range(va, len)?;
+        pa.checked_add(len).ok_or(MapError::Range)?;
+        let mut done = 0;
+        while done < len {
+            let size = best_size::<E>(va + done, pa + done, len - done);
+            match self.fill(va + done, pa + done, end, size, attrs) {
+                Ok(bytes) => done += bytes,
+                Err((bytes, error)) => {
+                    let mapped = va..va + (done + bytes);
+                    // All of it are whole leaves made just now: no split, so
+                    // no error.
+                    let _ = self.unmap_range(mapped, &mut |_, _| ());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills entries of one table with leaves of `size` for as long as that
+    /// stays the best size; returns the bytes mapped, also with an error.
+    fn fill(
+        &mut self,
+        va: VirtAddr,
+        pa: PhysAddr,
+        end: VirtAddr,
+        size: PageSize,
+        attrs: Attrs,
+    ) -> Result<u64, (u64, MapError)> {
+        let level = level_of(size);
+        let table = self.make_tables(va, level).map_err(|e| (0, e))?;
+        let first = index(va, level);
+        let bytes = size.bytes();
+        let mut done = 0;
+        for i in first..ENTRIES {
+            if end - va < done + bytes {
+                break;
+            }
+            // A larger leaf may have become possible at this address.
+            if done != 0 && best_size::<E>(va + done, pa + done, end - va - done) != size {
+                break;
+            }
+            let entry = self.entry(table, i);
+            if entry.load(Ordering::Relaxed) != 0 {
+                return Err((done, MapError::Occupied(va + done)));
+            }
+            entry.store(E::leaf(pa + done, size, attrs), Ordering::Release);
+            done += bytes;
+        }
+        Ok(done)
+    }
+
+    /// Takes away the leaf that covers `va`, whatever its size.
+    pub fn unmap(&mut self, va: VirtAddr) -> Option<Leaf> {
+        let (table, level) = self.find(va)?;
+        let entry = self.entry(table, index(va, level));
+        // Relaxed: the flush that the caller owes orders it against the CPUs.
+        let old = entry.swap(0, Ordering::Relaxed);
+        self.prune(va, level);
+        match E::decode(old, size_at(level)) {
+            Entry::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// Takes away every leaf in `range`, calling `visit` with each one's
+    /// address and last state. Large leaves that stick out are split first;
+    /// when that fails nothing has been unmapped.
+    pub fn unmap_range(
+        &mut self,
+        range: Range<VirtAddr>,
+        visit: &mut dyn FnMut(VirtAddr, Leaf),
+    ) -> Result<(), MapError> {
+        let range = self.split_ends(range)?;
+        self.unmap_level(self.root, TOP, range, visit);
+        Ok(())
+    }
+
+    fn unmap_level(
+        &mut self,
+        table: PhysAddr,
+        level: u32,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(VirtAddr, Leaf),
+    ) {
+        let mut va = range.start;
+        while va < range.end {
+            let next = next_entry(va, level);
+            let entry = self.entry(table, index(VirtAddr(va), level));
+            let value = entry.load(Ordering::Relaxed);
+            match E::decode(value, size_at(level)) {
+                Entry::Empty => {}
+                Entry::Leaf(_) => {
+                    // The swap, not the load, has the last word on the marks.
+                    let old = entry.swap(0, Ordering::Relaxed);
+                    if let Entry::Leaf(leaf) = E::decode(old, size_at(level)) {
+                        visit(VirtAddr(va), leaf);
+                    }
+                }
+                Entry::Table(child) if level > 0 => {
+                    let part = va..next.min(range.end);
+                    let whole = va & ((1 << shift(level)) - 1) == 0 && next <= range.end;
+                    self.unmap_level(child, level - 1, part, visit);
+                    // A child that lies wholly inside has lost every leaf:
+                    // only one that sticks out needs to be looked through.
+                    if whole || self.is_empty(child) {
+                        self.entry(table, index(VirtAddr(va), level))
+                            .store(0, Ordering::Relaxed);
+                        self.memory.free(child);
+                    }
+                }
+                Entry::Table(_) => {}
+            }
+            va = next;
+        }
+    }
+
+    /// Gives every leaf in `range` new attributes; holes stay holes. Marks
+    /// are kept, except that a leaf which loses the right to store loses its
+    /// dirty mark too. Returns how many bytes changed: if not 0, the caller
+    /// flushes.
+    pub fn protect(&mut self, range: Range<VirtAddr>, attrs: Attrs) -> Result<u64, MapError> {
+        self.protect_with(range, attrs, &mut |_, _| ())
+    }
+
+    /// As [`PageTable::protect`], calling `visit` with the address and the
+    /// former state, marks included, of every leaf that changed.
+    pub fn protect_with(
+        &mut self,
+        range: Range<VirtAddr>,
+        attrs: Attrs,
+        visit: &mut dyn FnMut(VirtAddr, Leaf),
+    ) -> Result<u64, MapError> {
+        let range = self.split_ends(range)?;
+        let mut changed = 0;
+        self.protect_level(self.root, TOP, range, attrs, &mut |va, leaf| {
+            changed += leaf.size.bytes();
+            visit(va, leaf);
+        });
+        Ok(changed)
+    }
+
+    fn protect_level(
+        &mut self,
+        table: PhysAddr,
+        level: u32,
+        range: Range<u64>,
+        attrs: Attrs,
+        visit: &mut dyn FnMut(VirtAddr, Leaf),
+    ) {
+        let mut va = range.start;
+        while va < range.end {
+            let next = next_entry(va, level);
+            let entry = self.entry(table, index(VirtAddr(va), level));
+            let value = entry.load(Ordering::Relaxed);
+            match E::decode(value, size_at(level)) {
+                Entry::Empty => {}
+                Entry::Leaf(leaf) if leaf.attrs == attrs => {}
+                Entry::Leaf(leaf) => {
+                    let breaks = E::BREAK_BEFORE_MAKE && leaf.attrs.memory != attrs.memory;
+                    let old = if breaks {
+                        let old = entry.swap(0, Ordering::Relaxed);
+                        self.memory.flush_leaf(VirtAddr(va), leaf.size);
+                        entry.store(reattributed::<E>(old, leaf, attrs), Ordering::Release);
+                        old
+                    } else {
+                        // The CPU may set a mark between the load and here:
+                        // try again with the value that it left. Relaxed: no
+                        // other data is published by a change of rights.
+                        replace(entry, value, |old| reattributed::<E>(old, leaf, attrs))
+                    };
+                    if let Entry::Leaf(leaf) = E::decode(old, size_at(level)) {
+                        visit(VirtAddr(va), leaf);
+                    }
+                }
+                Entry::Table(child) if level > 0 => {
+                    let part = va..next.min(range.end);
+                    self.protect_level(child, level - 1, part, attrs, visit);
+                }
+                Entry::Table(_) => {}
+            }
+            va = next;
+        }
+    }
+
+    /// The leaf that covers `va`.
+    pub fn translate(&self, va: VirtAddr) -> Option<Leaf> {
+        let (table, level) = self.find(va)?;
+        let value = self.entry(table, index(va, level)).load(Ordering::Acquire);
+        match E::decode(value, size_at(level)) {
+            Entry::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// The physical address behind `va`.
+    pub fn phys(&self, va: VirtAddr) -> Option<PhysAddr> {
+        self.translate(va)
+            .map(|leaf| leaf.pa + va.offset_in(leaf.size.bytes()))
+    }
+
+    /// Calls `visit` with every leaf in `range`, in order of addresses. A
+    /// leaf that sticks out is shown whole.
+    pub fn for_each(&self, range: Range<VirtAddr>, visit: &mut dyn FnMut(VirtAddr, Leaf)) {
+        self.for_each_level(self.root, TOP, range.start.0..range.end.0, visit);
+    }
+
+    fn for_each_level(
+        &self,
+        table: PhysAddr,
+        level: u32,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(VirtAddr, Leaf),
+    ) {
+        let mut va = range.start;
+        while va < range.end {
+            let next = next_entry(va, level);
+            let entry = self.entry(table, index(VirtAddr(va), level));
+            match E::decode(entry.load(Ordering::Acquire), size_at(level)) {
+                Entry::Leaf(leaf) => {
+                    visit(VirtAddr(va).align_down(leaf.size.bytes()), leaf);
+                }
+                Entry::Table(child) if level > 0 => {
+                    self.for_each_level(child, level - 1, va..next.min(range.end), visit);
+                }
+                _ => {}
+            }
+            va = next;
+        }
+    }
+
+    /// Splits the leaf that covers `va` into 512 of the next smaller size,
+    /// which translate the same and carry its marks.
+    pub fn split(&mut self, va: VirtAddr) -> Result<(), MapError> {
+        let (table, level) = self.find(va).ok_or(MapError::NotMapped(va))?;
+        let size = size_at(level)
+            .and_then(PageSize::smaller)
+            .ok_or(MapError::Size(PageSize::Size4K))?;
+        let child = self.memory.alloc().ok_or(MapError::NoMemory)?;
+        let entry = self.entry(table, index(va, level));
+        let fill = |old: u64| {
+            if let Entry::Leaf(leaf) = E::decode(old, size_at(level)) {
+                for (i, pa) in (0..ENTRIES).zip((leaf.pa.0..).step_by(size.bytes() as usize)) {
+                    let part = E::leaf(PhysAddr(pa), size, leaf.attrs);
+                    self.entry(child, i)
+                        .store(E::carry_marks(old, part), Ordering::Relaxed);
+                }
+            }
+            E::table(child)
+        };
+        if E::BREAK_BEFORE_MAKE {
+            let old = entry.swap(0, Ordering::Relaxed);
+            if let Some(size) = size_at(level) {
+                self.memory.flush_leaf(va.align_down(size.bytes()), size);
+            }
+            entry.store(fill(old), Ordering::Release);
+        } else {
+            replace(entry, entry.load(Ordering::Relaxed), fill);
+        }
+        Ok(())
+    }
+
+    /// Gives back every table, the root too.
+    ///
+    /// # Safety
+    ///
+    /// No CPU uses this tree, and no CPU will.
+    pub unsafe fn destroy(self) -> M {
+        self.free_level(self.root, TOP);
+        self.memory
+    }
+
+    fn free_level(&self, table: PhysAddr, level: u32) {
+        for i in 0..ENTRIES {
+            let value = self.entry(table, i).load(Ordering::Relaxed);
+            if level > 0
+                && let Entry::Table(child) = E::decode(value, size_at(level))
+            {
+                self.free_level(child, level - 1);
+            }
+        }
+        self.memory.free(table);
+    }
+
+    /// Splits what sticks out at either end of `range`, so that every leaf
+    /// lies inside it or outside.
+    fn split_ends(&mut self, range: Range<VirtAddr>) -> Result<Range<u64>, MapError> {
+        let page = PageSize::Size4K.bytes();
+        if !range.start.is_aligned(page) || !range.end.is_aligned(page) {
+            return Err(MapError::Misaligned);
+        }
+        if range.start >= range.end {
+            return Ok(range.start.0..range.start.0);
+        }
+        check_range(range.start, range.end - range.start)?;
+        for va in [range.start, range.end] {
+            while let Some((_, level)) = self.find(va) {
+                if va.is_aligned(1 << shift(level)) {
+                    break;
+                }
+                self.split(va)?;
+            }
+        }
+        Ok(range.start.0..range.end.0)
+    }
+
+    /// The table and level at which the leaf that covers `va` stands.
+    fn find(&self, va: VirtAddr) -> Option<(PhysAddr, u32)> {
+        if !va.is_canonical() {
+            return None;
+        }
+        let mut table = self.root;
+        let mut level = TOP;
+        loop {
+            // Acquire pairs with the Release that linked the next table.
+            let value = self.entry(table, index(va, level)).load(Ordering::Acquire);
+            match E::decode(value, size_at(level)) {
+                Entry::Empty => return None,
+                Entry::Leaf(_) => return Some((table, level)),
+                Entry::Table(next) => {
+                    table = next;
+                    level = level.checked_sub(1)?;
+                }
+            }
+        }
+    }
+
+    /// The table of `level` for `va`, made if need be.
+    fn make_tables(&mut self, va: VirtAddr, level: u32) -> Result<PhysAddr, MapError> {
+        let mut table = self.root;
+        for at in (level + 1..=TOP).rev() {
+            let entry = self.entry(table, index(va, at));
+            match E::decode(entry.load(Ordering::Relaxed), size_at(at)) {
+                Entry::Table(next) => table = next,
+                Entry::Leaf(_) => return Err(MapError::Occupied(va)),
+                Entry::Empty => match self.memory.alloc() {
+                    Some(next) => {
+                        entry.store(E::table(next), Ordering::Release);
+                        table = next;
+                    }
+                    None => {
+                        self.prune(va, at);
+                        return Err(MapError::NoMemory);
+                    }
+                },
+            }
+        }
+        Ok(table)
+    }
+
+    /// Takes tables that hold nothing out of the tree, from the one of
+    /// `level` that covers `va` upwards. The root stays.
+    fn prune(&mut self, va: VirtAddr, level: u32) {
+        let mut path = [self.root; TOP as usize + 1];
+        for at in (level + 1..=TOP).rev() {
+            let value = self
+                .entry(path[at as usize], index(va, at))
+                .load(Ordering::Relaxed);
+            match E::decode(value, size_at(at)) {
+                Entry::Table(next) => path[at as usize - 1] = next,
+                _ => return,
+            }
+        }
+        for at in level..TOP {
+            let table = path[at as usize];
+            if !self.is_empty(table) {
+                return;
+            }
+            self.entry(path[at as usize + 1], index(va, at + 1))
+                .store(0, Ordering::Relaxed);
+            self.memory.free(table);
+        }
+    }
+
+    fn is_empty(&self, table: PhysAddr) -> bool {
+        (0..ENTRIES).all(|i| self.entry(table, i).load(Ordering::Relaxed) == 0)
+    }
+
+    fn entry(&self, table: PhysAddr, i: usize) -> &AtomicU64 {
+        // SAFETY: `table` is in the tree (or fresh from `alloc`), so
+        // `TableMemory::ptr` promises a live table there; only atomics are
+        // made of it.
+        let table: &RawTable = unsafe { &*self.memory.ptr(table) };
+        &table[i & (ENTRIES - 1)]
+    }
+}
+
+/// The largest leaf that can start at these addresses and fits in `len`.
+fn best_size<E: EntryFormat>(va: VirtAddr, pa: PhysAddr, len: u64) -> PageSize {
+    PageSize::LARGEST_FIRST
+        .into_iter()
+        .find(|size| {
+            let bytes = size.bytes();
+            E::supports(*size) && len >= bytes && va.is_aligned(bytes) && pa.is_aligned(bytes)
+        })
+        .unwrap_or(PageSize::Size4K)
+}
+
+/// The end of `len` bytes from `va`, which must lie in one canonical half.
+fn check_range(va: VirtAddr, len: u64) -> Result<VirtAddr, MapError> {
+    let end = va.checked_add(len).ok_or(MapError::Range)?;
+    let last = if len == 0 { va } else { end - 1 };
+    if va.is_canonical() && last.is_canonical() && (va.0 ^ last.0) >> 63 == 0 {
+        Ok(end)
+    } else {
+        Err(MapError::Range)
+    }
+}
+
+/// The entry `old`, which maps `leaf`, with other attributes.
+fn reattributed<E: EntryFormat>(old: u64, leaf: Leaf, attrs: Attrs) -> u64 {
+    let new = E::leaf(leaf.pa, leaf.size, attrs);
+    if attrs.write {
+        E::carry_marks(old, new)
+    } else {
+        new
+    }
+}
+
+/// Replaces `entry` by what `new` makes of its value; returns that value.
+fn replace(entry: &AtomicU64, mut seen: u64, new: impl Fn(u64) -> u64) -> u64 {
+    loop {
+        let value = new(seen);
+        match entry.compare_exchange_weak(seen, value, Ordering::Release, Ordering::Relaxed) {
+            Ok(old) => return old,
+            Err(now) => seen = now,
+        }
+    }
+}
