@@ -1,1 +1,129 @@
 //! The console: log and standard-output channels on one serial line, and input.
+
+use crate::error::Result;
+use crate::sched;
+use alloc::sync::Arc;
+use core::fmt;
+
+/// Takes what a thread prints, in place of the console.
+pub trait Output: Send + Sync {
+    /// Takes the bytes, all of them or none.
+    fn write(&self, bytes: &[u8]) -> Result<()>;
+}
+
+/// Standard output of the calling thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Stdout;
+
+/// Standard output of the calling thread: the console's stdout channel, or
+/// what [`redirect`] put in its place.
+pub fn stdout() -> Stdout {
+    Stdout
+}
+
+impl Stdout {
+    /// Writes all bytes.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let redirected = sched::with_current(|t| t.stdout().lock().clone());
+        match redirected {
+            Some(output) => output.write(bytes),
+            None => {
+                write_stdout(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Write for Stdout {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        self.write(s.as_bytes()).map_err(|_| fmt::Error)
+    }
+}
+
+/// Puts `output` in the place of the calling thread's standard output until
+/// the guard is dropped. `None` is the console.
+pub fn redirect(output: Option<Arc<dyn Output>>) -> Redirect {
+    let before = sched::with_current(|t| core::mem::replace(&mut *t.stdout().lock(), output));
+    Redirect { before }
+}
+
+/// Where the calling thread's standard output goes, if not to the console. A
+/// thread that starts another hands it on with [`redirect`].
+pub fn redirected() -> Option<Arc<dyn Output>> {
+    sched::with_current(|t| t.stdout().lock().clone())
+}
+
+/// Ends a redirection when dropped, in the thread that began it.
+#[must_use = "the redirection ends when this is dropped"]
+pub struct Redirect {
+    before: Option<Arc<dyn Output>>,
+}
+
+impl Drop for Redirect {
+    fn drop(&mut self) {
+        let before = self.before.take();
+        // The old output is dropped after the lock is let go: it may be a file.
+        let _output = sched::with_current(|t| core::mem::replace(&mut *t.stdout().lock(), before));
+    }
+}
+
+/// Prints to the calling thread's standard output. Errors of a redirected
+/// output are lost; use [`Stdout::write`] where they matter.
+#[macro_export]
+macro_rules! out {
+    ($($arg:tt)*) => {{
+        let _ = ::core::fmt::Write::write_fmt(
+            &mut $crate::console::stdout(), ::core::format_args!($($arg)*));
+    }};
+}
+
+/// As [`out!`], with a line end.
+#[macro_export]
+macro_rules! outln {
+    () => { $crate::out!("\n") };
+    ($($arg:tt)*) => { $crate::out!("{}\n", ::core::format_args!($($arg)*)) };
+}
+
+#[cfg(not(target_os = "none"))]
+fn write_stdout(bytes: &[u8]) {
+    use std::io::Write;
+    // Nobody is left to tell when the launcher's own output is closed.
+    let _ = std::io::stdout().write_all(bytes);
+}
+
+#[cfg(target_os = "none")]
+fn write_stdout(_bytes: &[u8]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::SpinLock;
+    use alloc::vec::Vec;
+
+    struct Buffer(SpinLock<Vec<u8>>);
+
+    impl Output for Buffer {
+        fn write(&self, bytes: &[u8]) -> Result<()> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_redirection_nests_and_ends() {
+        let outer = Arc::new(Buffer(SpinLock::new(Vec::new())));
+        let inner = Arc::new(Buffer(SpinLock::new(Vec::new())));
+        let guard = redirect(Some(outer.clone()));
+        out!("one {}", 1);
+        {
+            let _guard = redirect(Some(inner.clone()));
+            outln!("two");
+        }
+        out!(" three");
+        drop(guard);
+        assert_eq!(&*outer.0.lock(), b"one 1 three");
+        assert_eq!(&*inner.0.lock(), b"two\n");
+        assert!(redirected().is_none());
+    }
+}

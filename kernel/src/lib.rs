@@ -3,7 +3,7 @@
 //! Imports point one way: `app` → `vfs` → `dax` → `memmap`, `pmem` → `mm` →
 //! the `quire-arch` crate. What a lower floor must call upward is a trait that
 //! the lower floor defines.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
 
