@@ -247,7 +247,7 @@ const fn size_at(level: u32) -> Option<PageSize> {
 fn next_entry(va: u64, level: u32) -> u64 {
     // The last entry of the address space ends at 2^64: any end compares below.
     let start = va >> shift(level) << shift(level);
-    start.checked_add(1 << shift(level)).unwrap_or(u64::MAX)
+    start.saturating_add(1 << shift(level))
 }
 
 impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
@@ -751,3 +751,6 @@ fn replace(entry: &AtomicU64, mut seen: u64, new: impl Fn(u64) -> u64) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
