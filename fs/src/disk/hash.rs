@@ -1,0 +1,167 @@
+//! The hashes of directory names.
+//!
+//! All work on names as sequences of `char`, which on the machine that made
+//! the file system may have been signed: hence the variants. The lowest bit
+//! of the major hash is always clear; in an index it marks a run of equal
+//! hashes that goes on in the next block.
+
+/// Legacy hash.
+pub const LEGACY: u8 = 0;
+/// Half MD4.
+pub const HALF_MD4: u8 = 1;
+/// Tiny encryption algorithm.
+pub const TEA: u8 = 2;
+/// Legacy on unsigned `char`.
+pub const LEGACY_UNSIGNED: u8 = 3;
+/// Half MD4 on unsigned `char`.
+pub const HALF_MD4_UNSIGNED: u8 = 4;
+/// TEA on unsigned `char`.
+pub const TEA_UNSIGNED: u8 = 5;
+/// SipHash, keyed by the encryption key of a directory that is encrypted and
+/// ignores case: without that key nothing can be looked up by it.
+pub const SIPHASH: u8 = 6;
+
+/// The hash that means "end of directory"; a name never gets it.
+const HTREE_EOF: u32 = 0x7fff_ffff;
+
+/// The hash of a name: the part that the index sorts by, and the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NameHash {
+    /// Sorted in the index; lowest bit clear.
+    pub major: u32,
+    /// The rest.
+    pub minor: u32,
+}
+
+/// The hash of `name`, or `None` for a version that cannot be computed. An
+/// all-zero seed stands for the algorithms' own initial values.
+pub fn name_hash(name: &[u8], version: u8, seed: &[u32; 4]) -> Option<NameHash> {
+    let signed = version < LEGACY_UNSIGNED;
+    let mut state = if seed.iter().all(|w| *w == 0) {
+        [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476]
+    } else {
+        *seed
+    };
+    let (major, minor) = match version {
+        LEGACY | LEGACY_UNSIGNED => (legacy(name, signed), 0),
+        HALF_MD4 | HALF_MD4_UNSIGNED => {
+            let mut rest = name;
+            loop {
+                half_md4(&mut state, &words::<8>(rest, signed));
+                match rest.get(32..) {
+                    Some(next) if !next.is_empty() => rest = next,
+                    _ => break,
+                }
+            }
+            (state[1], state[2])
+        }
+        TEA | TEA_UNSIGNED => {
+            let mut rest = name;
+            loop {
+                tea(&mut state, &words::<4>(rest, signed));
+                match rest.get(16..) {
+                    Some(next) if !next.is_empty() => rest = next,
+                    _ => break,
+                }
+            }
+            (state[0], state[1])
+        }
+        _ => return None,
+    };
+    let major = major & !1;
+    let major = if major == HTREE_EOF << 1 {
+        (HTREE_EOF << 1).wrapping_sub(2)
+    } else {
+        major
+    };
+    Some(NameHash { major, minor })
+}
+
+/// A byte as the `char` of the machine that made the file system.
+fn char(b: u8, signed: bool) -> u32 {
+    if signed {
+        i32::from(b as i8) as u32
+    } else {
+        u32::from(b)
+    }
+}
+
+/// The first 4·N bytes as words, the rest padded with the name's length.
+fn words<const N: usize>(name: &[u8], signed: bool) -> [u32; N] {
+    let len = name.len() as u32;
+    let pad = len | (len << 8);
+    let pad = pad | (pad << 16);
+    let mut out = [pad; N];
+    for (word, bytes) in out.iter_mut().zip(name.chunks(4)) {
+        let mut value = pad;
+        for b in bytes {
+            value = char(*b, signed).wrapping_add(value << 8);
+        }
+        *word = value;
+    }
+    out
+}
+
+fn legacy(name: &[u8], signed: bool) -> u32 {
+    let mut hash0 = 0x12a3_fe2d_u32;
+    let mut hash1 = 0x37ab_e8f9_u32;
+    for b in name {
+        let mut hash = hash1.wrapping_add(hash0 ^ char(*b, signed).wrapping_mul(7_152_373));
+        if hash & 0x8000_0000 != 0 {
+            hash = hash.wrapping_sub(0x7fff_ffff);
+        }
+        hash1 = hash0;
+        hash0 = hash;
+    }
+    hash0 << 1
+}
+
+fn tea(state: &mut [u32; 4], key: &[u32; 4]) {
+    let [mut x, mut y, ..] = *state;
+    let mut sum = 0_u32;
+    for _ in 0..16 {
+        sum = sum.wrapping_add(0x9e37_79b9);
+        x = x.wrapping_add(
+            (y << 4).wrapping_add(key[0]) ^ y.wrapping_add(sum) ^ (y >> 5).wrapping_add(key[1]),
+        );
+        y = y.wrapping_add(
+            (x << 4).wrapping_add(key[2]) ^ x.wrapping_add(sum) ^ (x >> 5).wrapping_add(key[3]),
+        );
+    }
+    state[0] = state[0].wrapping_add(x);
+    state[1] = state[1].wrapping_add(y);
+}
+
+/// Three rounds of MD4 over eight words instead of sixteen.
+fn half_md4(state: &mut [u32; 4], input: &[u32; 8]) {
+    const K2: u32 = 0x5a82_7999;
+    const K3: u32 = 0x6ed9_eba1;
+    type Mix = fn(u32, u32, u32) -> u32;
+    let f: Mix = |x, y, z| z ^ (x & (y ^ z));
+    let g: Mix = |x, y, z| (x & y).wrapping_add((x ^ y) & z);
+    let h: Mix = |x, y, z| x ^ y ^ z;
+    let rounds: [(Mix, u32, [usize; 8], [u32; 4]); 3] = [
+        (f, 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
+        (g, K2, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
+        (h, K3, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
+    ];
+    let [mut a, mut b, mut c, mut d] = *state;
+    for (mix, constant, order, shifts) in rounds {
+        for (word, shift) in order.iter().zip(shifts.iter().cycle()) {
+            let x = input
+                .get(*word)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(constant);
+            let t = a
+                .wrapping_add(mix(b, c, d))
+                .wrapping_add(x)
+                .rotate_left(*shift);
+            (a, b, c, d) = (d, t, b, c);
+        }
+    }
+    state[0] = state[0].wrapping_add(a);
+    state[1] = state[1].wrapping_add(b);
+    state[2] = state[2].wrapping_add(c);
+    state[3] = state[3].wrapping_add(d);
+}
