@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::pmem::MediaError;
+use crate::probe::Signature;
 
 /// Result of every operation of the crate.
 pub type Result<T> = core::result::Result<T, Error>;
@@ -19,6 +20,8 @@ pub enum Place {
     Inode(u32),
     /// A block of the file system.
     Block(u64),
+    /// A block of the journal, counted from the journal's start.
+    JournalBlock(u64),
 }
 
 impl fmt::Display for Place {
@@ -28,6 +31,7 @@ impl fmt::Display for Place {
             Self::Group(n) => write!(f, "group {n}"),
             Self::Inode(n) => write!(f, "inode {n}"),
             Self::Block(n) => write!(f, "block {n}"),
+            Self::JournalBlock(n) => write!(f, "journal block {n}"),
         }
     }
 }
@@ -56,6 +60,17 @@ pub enum Error {
         word: &'static str,
         /// The bits.
         bits: u32,
+    },
+    /// The device holds something already, and nobody said to overwrite it.
+    InUse(Signature),
+    /// The device is too small or too large for a file system.
+    DeviceSize {
+        /// Bytes of the device.
+        bytes: u64,
+        /// The smallest that will do.
+        min: u64,
+        /// The largest that will do.
+        max: u64,
     },
     /// The file system or its media is read-only.
     ReadOnly,
@@ -148,6 +163,18 @@ impl fmt::Display for Error {
             Self::Unsupported { feature } => write!(f, "unsupported: {feature}"),
             Self::UnknownFeature { word, bits } => {
                 write!(f, "unsupported: unknown {word} feature bits {bits:#x}")
+            }
+            Self::InUse(signature) => {
+                write!(
+                    f,
+                    "the device holds a {signature}; force it to overwrite that"
+                )
+            }
+            Self::DeviceSize { bytes, min, max } => {
+                write!(
+                    f,
+                    "a device of {bytes} bytes: a file system needs {min} to {max}"
+                )
             }
             Self::ReadOnly => f.write_str("read-only file system"),
             Self::Poisoned { offset, len } => {

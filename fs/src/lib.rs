@@ -34,7 +34,10 @@ pub mod error;
     reason = "host code, after its own range check"
 )]
 pub mod file_pmem;
+pub mod journal;
+pub mod mkfs;
 pub mod pmem;
+pub mod probe;
 pub mod types;
 
 pub use error::{Error, Place, Result};
