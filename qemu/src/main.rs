@@ -1,2 +1,47 @@
-//! The launcher.
-fn main() {}
+//! `quire`: builds and starts Quire. See the library for how it is done.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use quire_qemu::cli::{Cli, Command};
+use quire_qemu::error::{Result, status};
+use quire_qemu::host::provision::{Consent, ensure};
+use quire_qemu::host::{doctor, for_all};
+use quire_qemu::workspace::Workspace;
+use quire_qemu::{image, launch, lint};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Printing help is the only thing left to do when it fails.
+            let _ = e.print();
+            return ExitCode::from(match e.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => status::SETUP,
+            });
+        }
+    };
+    match run(&cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            eprintln!("quire: {failure}");
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8> {
+    let workspace = Workspace::locate();
+    match &cli.command {
+        None => launch::run(&workspace, &cli.run),
+        Some(Command::Doctor(args)) => Ok(if doctor::report(args.json) {
+            0
+        } else {
+            status::SETUP
+        }),
+        Some(Command::Provision(args)) => ensure(&for_all(), Consent::new(args.yes)).map(|()| 0),
+        Some(Command::Image(args)) => image::run(&workspace, args).map(|()| 0),
+        Some(Command::Lint(args)) => lint::run(&workspace, args.yes).map(|()| 0),
+    }
+}
