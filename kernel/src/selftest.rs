@@ -17,7 +17,12 @@ pub struct Test {
 }
 
 /// All tables, in the order in which they run.
-pub const SUITES: &[&[Test]] = &[crate::sync::TESTS, crate::mm::TESTS, crate::sched::TESTS];
+pub const SUITES: &[&[Test]] = &[
+    crate::sync::TESTS,
+    crate::mm::TESTS,
+    crate::sched::TESTS,
+    crate::memmap::TESTS,
+];
 
 /// All tests whose name contains `filter`.
 pub fn matching(filter: &str) -> impl Iterator<Item = &'static Test> {

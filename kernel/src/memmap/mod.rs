@@ -1,1 +1,42 @@
 //! Page descriptors and folios of device memory.
+//!
+//! One page model for every kind of device memory (file system, device-dax,
+//! peer-to-peer, private and coherent device memory), after the rules that
+//! Linux took from the series "fs/dax: Fix ZONE_DEVICE page reference counts",
+//! with three differences: everything rests at 0; a folio has one descriptor
+//! whatever its size; descriptors come into being when used.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`descriptor`] | the 32-byte record, its fields and transitions |
+//! | [`array`](mod@array) | lazily populated arrays of records |
+//! | [`gate`] | alive, killed, trimming |
+//! | [`pgmap`] | a range of device memory, its life and its look-up |
+//! | [`folio`] | associate, map, get, split, merge, wait |
+//! | [`pin`] | pins with owners, leases |
+//!
+//! The page `docs/src/folios.md` tells it as a story.
+
+pub mod array;
+pub mod descriptor;
+pub mod folio;
+pub mod gate;
+pub mod pgmap;
+#[cfg(not(loom))]
+pub mod pin;
+pub mod wait;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(not(loom))]
+mod rules;
+
+pub use descriptor::{Counts, State};
+pub use folio::{FolioInfo, FolioRef};
+pub use pgmap::{DeviceOps, FolioId, Holder, MemoryType, OwnerId, Pgmap, Spec, Usage};
+#[cfg(not(loom))]
+pub use pgmap::{all, claim, of_frame};
+#[cfg(not(loom))]
+pub use pin::{Pin, PinInfo, PinOwner, Refusal, Revoke, Term, holders, pins, revoke};
+#[cfg(not(loom))]
+pub use rules::TESTS;

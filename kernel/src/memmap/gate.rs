@@ -1,0 +1,156 @@
+//! The gate of a pgmap: who is inside, whether it still lives.
+//!
+//! Everything that looks a descriptor up, or raises a count from 0, happens
+//! inside the gate. Sections are short and never block. Two parties close it:
+//!
+//! - **kill** closes it for good to those who would start something new, and
+//!   returns when nobody is inside any more: after that no count rises from 0.
+//!   Dropping counts goes on ([`Gate::enter_dying`]): a dying pgmap must still
+//!   be unmapped and unpinned.
+//! - **shut** empties it for a moment, so that descriptors at rest can be
+//!   taken out of memory (trimming).
+//!
+//! One word holds the number inside and both marks, so that entering checks
+//! and counts in one atomic step: nobody can have seen "alive" and not be
+//! counted.
+
+use crate::sync::atomic::{AtomicU32, Ordering};
+
+const DEAD: u32 = 1 << 31;
+const SHUT: u32 = 1 << 30;
+const INSIDE: u32 = SHUT - 1;
+
+/// The pgmap is being removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dead;
+
+/// See the module's head.
+pub struct Gate {
+    word: AtomicU32,
+}
+
+/// Somebody is inside.
+pub struct Inside<'g> {
+    gate: &'g Gate,
+}
+
+/// The gate is shut; nobody is inside.
+pub struct Shut<'g> {
+    gate: &'g Gate,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    /// An open gate with nobody inside.
+    pub fn new() -> Self {
+        Self {
+            word: AtomicU32::new(0),
+        }
+    }
+
+    /// Goes in to start something; fails when the pgmap has been killed.
+    pub fn enter(&self) -> Result<Inside<'_>, Dead> {
+        self.enter_unless(DEAD)
+    }
+
+    /// Goes in to finish something, which a killed pgmap still lets happen.
+    pub fn enter_dying(&self) -> Inside<'_> {
+        match self.enter_unless(0) {
+            Ok(inside) => inside,
+            Err(Dead) => unreachable!("no mark keeps out who comes to finish"),
+        }
+    }
+
+    fn enter_unless(&self, refused: u32) -> Result<Inside<'_>, Dead> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if word & refused != 0 {
+                return Err(Dead);
+            }
+            if word & SHUT != 0 {
+                pause();
+                word = self.word.load(Ordering::Relaxed);
+                continue;
+            }
+            // Acquire pairs with the Release that opens the gate again: what
+            // trimming did is seen.
+            match self.word.compare_exchange_weak(
+                word,
+                word + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(Inside { gate: self }),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Whether nobody has killed it.
+    pub fn is_alive(&self) -> bool {
+        self.word.load(Ordering::Acquire) & DEAD == 0
+    }
+
+    /// Lets nobody in who would start something; returns when everybody who
+    /// was inside has left. False when it was killed before.
+    pub fn kill(&self) -> bool {
+        // AcqRel: the kill is one point in the order of all entries.
+        let first = self.word.fetch_or(DEAD, Ordering::AcqRel) & DEAD == 0;
+        self.wait_empty();
+        first
+    }
+
+    /// Empties the gate and keeps it shut until the guard is dropped.
+    pub fn shut(&self) -> Shut<'_> {
+        loop {
+            if self.word.fetch_or(SHUT, Ordering::AcqRel) & SHUT == 0 {
+                break;
+            }
+            // Somebody else has it shut.
+            pause();
+        }
+        self.wait_empty();
+        Shut { gate: self }
+    }
+
+    fn wait_empty(&self) {
+        // Acquire pairs with the Release of leaving: what was done inside has
+        // happened.
+        while self.word.load(Ordering::Acquire) & INSIDE != 0 {
+            pause();
+        }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.gate.word.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Drop for Shut<'_> {
+    fn drop(&mut self) {
+        self.gate.word.fetch_and(!SHUT, Ordering::Release);
+    }
+}
+
+/// Lets somebody else go on: sections inside the gate are short, so this is
+/// rarely called twice.
+#[cfg(loom)]
+fn pause() {
+    loom::thread::yield_now();
+}
+
+#[cfg(not(loom))]
+fn pause() {
+    if crate::sched::spin_depth() == 0 {
+        crate::sched::yield_now();
+    } else {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,307 @@
+//! Models that loom runs in every interleaving and memory order:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p quire --lib --release loom
+//! ```
+//!
+//! A page's content is a cell that loom watches: freeing is a write to it, use
+//! through a pin or a leaf a read; a race between them fails the model.
+
+use super::array::Array;
+use super::descriptor::{Counts, Descriptor, State};
+use super::gate::Gate;
+use super::wait::Waiters;
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use loom::thread;
+
+/// A folio of a file with one leaf, and what it describes.
+struct Page {
+    descriptor: Descriptor,
+    leaf: AtomicBool,
+    content: UnsafeCell<u32>,
+    idle: Waiters,
+}
+
+impl Page {
+    fn mapped() -> Arc<Self> {
+        let page = Self::unmapped();
+        page.descriptor.first_map(1);
+        page.leaf.store(true, Ordering::Relaxed);
+        page
+    }
+
+    fn unmapped() -> Arc<Self> {
+        let page = Arc::new(Self {
+            descriptor: Descriptor::new(),
+            leaf: AtomicBool::new(false),
+            content: UnsafeCell::new(0),
+            idle: Waiters::new(),
+        });
+        page.descriptor.associate(7, 9).unwrap();
+        page
+    }
+
+    /// Use through a reference.
+    fn load(&self) {
+        // SAFETY: loom checks that nobody writes meanwhile.
+        self.content.with(|content| unsafe { content.read() });
+    }
+
+    /// The block goes to somebody else.
+    fn free(&self) {
+        // SAFETY: loom checks that nobody else is at it.
+        self.content.with_mut(|content| unsafe { *content += 1 });
+        self.descriptor.disassociate();
+    }
+
+    fn put(&self, n: u32) -> Counts {
+        let counts = self.descriptor.put_many(n);
+        if counts.is_idle() {
+            self.idle.wake_all();
+        }
+        counts
+    }
+
+    fn clear_leaf(&self) {
+        self.leaf.store(false, Ordering::Release);
+        self.descriptor.unmap(1);
+        // The shoot-down: an interrupt to every CPU and its answer order like
+        // a full fence.
+        fence(Ordering::SeqCst);
+        self.put(1);
+    }
+}
+
+#[test]
+fn loom_get_and_put_against_the_last_unmap() {
+    loom::model(|| {
+        let page = Page::mapped();
+        let other = page.clone();
+        let user = thread::spawn(move || {
+            if other.descriptor.try_get() {
+                assert_eq!(other.descriptor.owner(), 7);
+                other.load();
+                other.put(1);
+            }
+        });
+        page.clear_leaf();
+        if page.descriptor.counts().refs == 0 {
+            page.free();
+        }
+        user.join().unwrap();
+        assert_eq!(page.descriptor.counts(), Counts::default());
+    });
+}
+
+#[test]
+fn loom_pin_against_the_last_unmap() {
+    loom::model(|| {
+        let page = Page::mapped();
+        let other = page.clone();
+        let user = thread::spawn(move || {
+            if other.descriptor.try_pin(2) {
+                assert!(other.descriptor.pins() <= other.descriptor.counts().refs);
+                other.load();
+                other.descriptor.unpin_keeping_one(2);
+                other.put(1);
+            }
+        });
+        page.clear_leaf();
+        if page.descriptor.counts().refs == 0 {
+            page.free();
+        }
+        user.join().unwrap();
+        assert_eq!(page.descriptor.pins(), 0);
+        assert_eq!(page.descriptor.counts(), Counts::default());
+    });
+}
+
+/// R34: clear the leaf, shoot down, read the count; against R9: read the leaf,
+/// raise the count, read the leaf again. Either the pin is seen or the pinner
+/// backs off.
+#[test]
+fn loom_r34_break_against_lock_free_pin() {
+    loom::model(|| {
+        let page = Page::mapped();
+        let other = page.clone();
+        let pinner = thread::spawn(move || {
+            if !other.leaf.load(Ordering::Acquire) {
+                return;
+            }
+            if !other.descriptor.try_pin(1) {
+                return;
+            }
+            if other.leaf.load(Ordering::Acquire) {
+                other.load();
+            }
+            other.descriptor.unpin_keeping_one(1);
+            other.put(1);
+        });
+        page.clear_leaf();
+        if page.descriptor.counts().is_idle() {
+            page.free();
+        }
+        pinner.join().unwrap();
+    });
+}
+
+/// I5, gap 2: a waiter wakes after the last unpin although the page is mapped
+/// again meanwhile. A lost wake-up is a deadlock, which loom reports.
+#[test]
+fn loom_wait_until_idle_with_re_fault() {
+    loom::model(|| {
+        let page = Page::mapped();
+        assert!(page.descriptor.try_pin(1));
+        let fault = {
+            let page = page.clone();
+            thread::spawn(move || {
+                page.descriptor.first_map(1);
+            })
+        };
+        let unpin = {
+            let page = page.clone();
+            thread::spawn(move || {
+                page.descriptor.unpin_keeping_one(1);
+                page.put(1);
+            })
+        };
+        page.idle.wait_until(|| page.descriptor.counts().is_idle());
+        assert_eq!(page.descriptor.pins(), 0);
+        fault.join().unwrap();
+        unpin.join().unwrap();
+        assert_eq!(page.descriptor.counts(), Counts { refs: 2, maps: 2 });
+    });
+}
+
+/// A lock-free pin that looks a page up while its folio is split and the part
+/// mapped: it gets the whole folio or the part, each while it is one.
+#[test]
+fn loom_split_against_lock_free_pin() {
+    loom::model(|| {
+        let head = Page::mapped();
+        let parts = Arc::new([Descriptor::new(), Descriptor::new()]);
+        let (head2, parts2) = (head.clone(), parts.clone());
+        let pinner = thread::spawn(move || match head2.descriptor.state() {
+            State::Whole => {
+                if head2.descriptor.try_pin(1) {
+                    assert_eq!(head2.descriptor.state(), State::Whole);
+                    assert_eq!(head2.descriptor.index(), 9);
+                    head2.descriptor.unpin(1);
+                }
+            }
+            State::Split { folios } => {
+                assert_eq!(folios, 2);
+                if parts2[1].try_pin(1) {
+                    assert_eq!((parts2[1].owner(), parts2[1].index()), (7, 10));
+                    parts2[1].unpin(1);
+                }
+            }
+            State::Free => panic!("the folio was free"),
+        });
+        head.clear_leaf();
+        if head.descriptor.counts().refs == 0 {
+            head.descriptor.split_into(parts.iter(), 1).unwrap();
+            parts[1].first_map(1);
+        }
+        pinner.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_merge_against_lock_free_pin() {
+    loom::model(|| {
+        let head = Page::unmapped();
+        let parts = Arc::new([Descriptor::new(), Descriptor::new()]);
+        head.descriptor.split_into(parts.iter(), 1).unwrap();
+        parts[1].first_map(1);
+        let (head2, parts2) = (head.clone(), parts.clone());
+        let pinner = thread::spawn(move || match head2.descriptor.state() {
+            State::Split { .. } => {
+                if parts2[1].try_pin(1) {
+                    assert_eq!(parts2[1].state(), State::Whole);
+                    assert_eq!(parts2[1].index(), 10);
+                    parts2[1].unpin(1);
+                }
+            }
+            State::Whole => {
+                if head2.descriptor.try_pin(1) {
+                    assert_eq!((head2.descriptor.owner(), head2.descriptor.index()), (7, 9));
+                    head2.descriptor.unpin(1);
+                }
+            }
+            State::Free => panic!("the folio was free"),
+        });
+        parts[1].unmap(1);
+        parts[1].put_many(1);
+        if head.descriptor.merge_from(parts.iter(), 1) {
+            head.descriptor.first_map(1);
+            assert!(parts.iter().all(Descriptor::is_zero));
+        } else {
+            // Only a pin can have kept it.
+            assert_eq!(parts[1].state(), State::Whole);
+        }
+        pinner.join().unwrap();
+    });
+}
+
+/// After a kill has returned, no count rises from 0.
+#[test]
+fn loom_kill_against_get() {
+    loom::model(|| {
+        let gate = Arc::new(Gate::new());
+        let busy = Arc::new(AtomicU64::new(0));
+        let (gate2, busy2) = (gate.clone(), busy.clone());
+        let user = thread::spawn(move || {
+            if let Ok(_inside) = gate2.enter() {
+                busy2.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert!(gate.kill());
+        let seen = busy.load(Ordering::Relaxed);
+        assert!(gate.enter().is_err());
+        user.join().unwrap();
+        assert_eq!(busy.load(Ordering::Relaxed), seen);
+    });
+}
+
+/// Trimming against a look-up that brings a descriptor into use: it is never
+/// taken away once used, nor touched after it was taken away.
+#[test]
+fn loom_trim_against_populate() {
+    loom::model(|| {
+        let shared = Arc::new((Gate::new(), Array::new(2)));
+        let other = shared.clone();
+        let user = thread::spawn(move || {
+            let _inside = other.0.enter().unwrap();
+            let descriptor = other.1.get_or_populate(1).unwrap();
+            descriptor.associate(7, 9).unwrap();
+        });
+        {
+            let _shut = shared.0.shut();
+            // SAFETY: the gate is shut, and the user's reference ends with its
+            // stay inside.
+            unsafe { shared.1.trim() };
+        }
+        user.join().unwrap();
+        let _inside = shared.0.enter().unwrap();
+        assert_eq!(shared.1.get(1).unwrap().owner(), 7);
+    });
+}
+
+#[test]
+fn loom_two_populate_one_page() {
+    loom::model(|| {
+        let array = Arc::new(Array::new(2));
+        let other = array.clone();
+        let user = thread::spawn(move || {
+            other.get_or_populate(0).unwrap().set_poison(1);
+        });
+        array.get_or_populate(1).unwrap().set_poison(1);
+        user.join().unwrap();
+        assert_eq!(array.pages(), 1);
+        assert_eq!(array.get(0).unwrap().poison(), 1);
+        assert_eq!(array.get(1).unwrap().poison(), 1);
+    });
+}

@@ -1,0 +1,64 @@
+//! Wait queues for folios: hashed, so that a descriptor needs none of its own.
+
+#[cfg(not(loom))]
+pub use crate::sync::WaitQueue as Waiters;
+
+/// The same interface for loom, which must see the lock and the wake-up.
+#[cfg(loom)]
+pub struct Waiters {
+    lock: loom::sync::Mutex<()>,
+    condvar: loom::sync::Condvar,
+}
+
+#[cfg(loom)]
+impl Waiters {
+    pub fn new() -> Self {
+        Self {
+            lock: loom::sync::Mutex::new(()),
+            condvar: loom::sync::Condvar::new(),
+        }
+    }
+
+    pub fn wait_until(&self, mut condition: impl FnMut() -> bool) {
+        let mut guard = self.lock.lock().unwrap();
+        while !condition() {
+            guard = self.condvar.wait(guard).unwrap();
+        }
+    }
+
+    pub fn wait_until_deadline(&self, _deadline: u64, condition: impl FnMut() -> bool) -> bool {
+        self.wait_until(condition);
+        true
+    }
+
+    pub fn wake_all(&self) {
+        drop(self.lock.lock().unwrap());
+        self.condvar.notify_all();
+    }
+}
+
+/// Queues in a table.
+pub const QUEUES: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// A table of queues keyed by what is waited for.
+pub struct WaitTable([Waiters; QUEUES]);
+
+impl WaitTable {
+    /// Empty queues.
+    pub fn new() -> Self {
+        Self(core::array::from_fn(|_| Waiters::new()))
+    }
+
+    /// The queue for `key`. Others may share it: waiters check their condition.
+    pub fn of(&self, key: u64) -> &Waiters {
+        // Fibonacci hashing: neighbouring folios go to different queues.
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        &self.0[hash as usize % QUEUES]
+    }
+}
+
+impl Default for WaitTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
