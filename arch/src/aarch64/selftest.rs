@@ -1,0 +1,220 @@
+//! What can be checked inside the running kernel.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::cache::{self, Method};
+use super::{context, cpu, descriptor, paging, time, trap};
+use crate::addr::{PageSize, PhysAddr, VirtAddr};
+use crate::layout;
+use crate::table::{Attrs, Entry, EntryFormat};
+
+/// Checks by name.
+pub const SELFTESTS: &[crate::Selftest] = &[
+    ("clock is monotone and moves", clock),
+    ("registers are as the tables need them", registers),
+    ("the null page does not translate", null_page),
+    ("kernel text is not writable", text_read_only),
+    ("every cache method runs", cache_methods),
+    ("copies and zeroing are exact", copies),
+    ("contexts switch and keep registers", contexts),
+    ("hardware marks a leaf as the format says", format_marks),
+];
+
+fn check(holds: bool, what: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(what) }
+}
+
+fn clock() -> Result<(), &'static str> {
+    let start = time::now_ns();
+    let mut last = start;
+    for _ in 0..100_000 {
+        let now = time::now_ns();
+        check(now >= last, "the clock went back")?;
+        last = now;
+    }
+    check(last > start, "the clock stands still")
+}
+
+fn registers() -> Result<(), &'static str> {
+    use aarch64_cpu::registers::{MAIR_EL1, Readable, SCTLR_EL1, TCR_EL1, TTBR0_EL1};
+    check(MAIR_EL1.get() == descriptor::MAIR, "MAIR_EL1")?;
+    check(TTBR0_EL1.get() == 0, "TTBR0_EL1 is not zero")?;
+    check(TCR_EL1.is_set(TCR_EL1::EPD0), "TTBR0 is walked")?;
+    check(!TCR_EL1.is_set(TCR_EL1::EPD1), "TTBR1 is not walked")?;
+    check(SCTLR_EL1.is_set(SCTLR_EL1::WXN), "SCTLR_EL1.WXN is clear")?;
+    check(
+        SCTLR_EL1.is_set(SCTLR_EL1::M)
+            && SCTLR_EL1.is_set(SCTLR_EL1::C)
+            && SCTLR_EL1.is_set(SCTLR_EL1::I),
+        "MMU or caches are off",
+    )
+}
+
+fn null_page() -> Result<(), &'static str> {
+    check(trap::translate(0).is_none(), "address 0 translates")?;
+    check(
+        trap::translate(layout::STACKS.0).is_none(),
+        "a stack guard translates",
+    )
+}
+
+fn text_read_only() -> Result<(), &'static str> {
+    let va = text_read_only as *const () as usize as u64;
+    check(trap::translate(va).is_some(), "text does not translate")?;
+    let enabled = cpu::irqs_disable();
+    let par: u64;
+    // SAFETY: asks whether a write would be allowed, and reads the answer.
+    unsafe {
+        core::arch::asm!("at s1e1w, {}", "isb", "mrs {}, par_el1", in(reg) va, lateout(reg) par,
+            options(nomem, nostack));
+    }
+    cpu::irqs_restore(enabled);
+    check(par & 1 != 0, "text is writable")
+}
+
+/// Memory for the tests below, with room on both sides.
+fn with_buffers<R>(f: impl FnOnce(&mut [u8; 1024], &mut [u8; 1024]) -> R) -> R {
+    let mut a = [0u8; 1024];
+    let mut b = [0u8; 1024];
+    for (n, byte) in a.iter_mut().enumerate() {
+        *byte = (n * 7 + 3) as u8;
+    }
+    f(&mut a, &mut b)
+}
+
+fn cache_methods() -> Result<(), &'static str> {
+    let selected = cache::method();
+    let result = with_buffers(|a, _| {
+        for method in Method::ALL {
+            if !cache::supports(method) {
+                check(
+                    cache::select(method).is_err(),
+                    "a method that is not there was taken",
+                )?;
+                continue;
+            }
+            cache::select(method).map_err(|_| "a method that is there was refused")?;
+            // SAFETY: inside the buffer.
+            unsafe { cache::write_back(a.as_ptr().wrapping_add(5), 1000) };
+            cache::fence();
+            check(a[5] == 38, "write-back changed data")?;
+        }
+        Ok(())
+    });
+    cache::select(selected).map_err(|_| "the first method is gone")?;
+    result
+}
+
+fn copies() -> Result<(), &'static str> {
+    for offset in [0, 1, 8, 17] {
+        for len in [0, 1, 7, 8, 63, 64, 65, 200, 512, 900] {
+            let copied = |nt: bool| {
+                with_buffers(|a, b| {
+                    b.fill(0xaa);
+                    let (src, dst) = (a.as_ptr(), b.as_mut_ptr());
+                    // SAFETY: offset + 3 + len stays inside both buffers.
+                    unsafe {
+                        if nt {
+                            cache::copy_nt(dst.add(offset), src.add(offset + 3), len);
+                        } else {
+                            cache::copy(dst.add(offset), src.add(offset + 3), len);
+                        }
+                    }
+                    cache::fence();
+                    b[offset..offset + len] == a[offset + 3..offset + 3 + len]
+                        && b[..offset].iter().all(|x| *x == 0xaa)
+                        && b[offset + len..].iter().all(|x| *x == 0xaa)
+                })
+            };
+            check(copied(false), "copy is wrong")?;
+            check(copied(true), "copy_nt is wrong")?;
+            let zeroed = with_buffers(|_, b| {
+                b.fill(0xaa);
+                // SAFETY: offset + len stays inside the buffer.
+                unsafe { cache::zero_nt(b.as_mut_ptr().add(offset), len) };
+                cache::fence();
+                b[offset..offset + len].iter().all(|x| *x == 0)
+                    && b[..offset].iter().all(|x| *x == 0xaa)
+                    && b[offset + len..].iter().all(|x| *x == 0xaa)
+            });
+            check(zeroed, "zero_nt is wrong")?;
+        }
+    }
+    Ok(())
+}
+
+static VISITS: AtomicU64 = AtomicU64::new(0);
+
+/// Two contexts that hand over to each other.
+#[repr(C)]
+struct Pair {
+    main: context::Context,
+    other: context::Context,
+}
+
+extern "C" fn visitor(pair: usize) -> ! {
+    let pair = pair as *mut Pair;
+    loop {
+        VISITS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: `contexts` keeps the pair alive and runs only while this
+        // context does not.
+        unsafe { context::switch(&raw mut (*pair).other, &raw const (*pair).main) };
+    }
+}
+
+fn contexts() -> Result<(), &'static str> {
+    #[repr(align(16))]
+    struct Stack([u8; 4096]);
+    let mut stack = Stack([0; 4096]);
+    let top = VirtAddr(&raw mut stack.0 as usize as u64 + 4096);
+    let mut pair = Pair {
+        main: context::Context::empty(),
+        other: context::Context::empty(),
+    };
+    let pair = &raw mut pair;
+    // SAFETY: the stack is this function's and outlives the visits.
+    unsafe { (*pair).other = context::Context::new(top, visitor, pair as usize) };
+    let before = VISITS.load(Ordering::Relaxed);
+    let mut kept = true;
+    let enabled = cpu::irqs_disable();
+    for n in 0..100u64 {
+        let (integer, float): (u64, u64);
+        // SAFETY: a call of `switch` as the ABI has it, with marks in
+        // registers that must survive it.
+        unsafe {
+            core::arch::asm!(
+                "mov x25, {n}",
+                "fmov d9, {n}",
+                "bl {switch}",
+                "mov x0, x25",
+                "fmov x1, d9",
+                n = in(reg) n + 1,
+                switch = sym context::switch_registers,
+                inlateout("x0") &raw mut (*pair).main => integer,
+                inlateout("x1") &raw const (*pair).other => float,
+                out("x25") _,
+                out("d9") _,
+                clobber_abi("C"),
+            );
+        }
+        kept &= integer == n + 1 && float == n + 1;
+    }
+    cpu::irqs_restore(enabled);
+    check(kept, "a register was lost across a switch")?;
+    check(
+        VISITS.load(Ordering::Relaxed) == before + 100,
+        "the other context did not run each time",
+    )
+}
+
+fn format_marks() -> Result<(), &'static str> {
+    let entry = paging::Format::leaf(PhysAddr(0x20_0000), PageSize::Size2M, Attrs::READ_WRITE);
+    let Entry::Leaf(leaf) = paging::Format::decode(entry, Some(PageSize::Size2M)) else {
+        return Err("a leaf is not a leaf");
+    };
+    let (young, dirty) = descriptor::hardware_marks();
+    check(
+        leaf.young != young && leaf.dirty != dirty && leaf.attrs.write,
+        "the format does not fit the hardware",
+    )
+}
