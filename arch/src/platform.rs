@@ -87,7 +87,7 @@ pub enum Port {
     Io16550 {
         /// First port.
         base: u16,
-        /// Bits per second to set, `None` to leave the firmware's.
+        /// Bits per second; `None`: 115200.
         baud: Option<u32>,
         /// Its interrupt line, if known.
         irq: Option<u32>,
@@ -98,7 +98,7 @@ pub enum Port {
         base: PhysAddr,
         /// Bytes from one register to the next.
         stride: u8,
-        /// Bits per second to set, `None` to leave the firmware's.
+        /// Bits per second; `None`: 115200.
         baud: Option<u32>,
         /// Its interrupt line, if known.
         irq: Option<u32>,

@@ -179,12 +179,7 @@ fn errors_say_what_and_change_nothing() {
         Err(MapError::Range)
     );
     assert_eq!(
-        t.map_range(
-            VirtAddr(u64::MAX & !0xfff),
-            PhysAddr(0),
-            2 * K4,
-            Attrs::READ
-        ),
+        t.map_range(VirtAddr(!0xfff), PhysAddr(0), 2 * K4, Attrs::READ),
         Err(MapError::Range)
     );
     assert_eq!(t.split(MAPPINGS), Err(MapError::NotMapped(MAPPINGS)));

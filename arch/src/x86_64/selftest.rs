@@ -1,0 +1,207 @@
+//! What can be checked inside the running kernel.
+//!
+//! Run with interrupts enabled, by a thread that may be switched away.
+
+use core::sync::atomic::Ordering;
+
+use super::{cache, cpu, paging, percpu, time, trap};
+use crate::addr::{PageSize, PhysAddr, VirtAddr};
+use crate::layout;
+use crate::table::{PageTable, RawTable, TableMemory};
+use crate::{Selftest, platform::Method};
+
+/// The list, for the kernel's registry.
+pub const SELFTESTS: &[Selftest] = &[
+    ("clock-monotone", clock_monotone),
+    ("exception-caught", exception_caught),
+    ("null-page-unmapped", null_page_unmapped),
+    ("tables-walk", tables_walk),
+    ("text-read-only", text_read_only),
+    ("cache-methods", cache_methods),
+    ("copies", copies),
+    ("local-pointer", local_pointer),
+];
+
+type Outcome = Result<(), &'static str>;
+
+fn clock_monotone() -> Outcome {
+    let start = time::now_ns();
+    let mut last = start;
+    for _ in 0..100_000 {
+        let now = time::now_ns();
+        if now < last {
+            return Err("the clock went back");
+        }
+        last = now;
+    }
+    if last == start {
+        return Err("the clock stands still");
+    }
+    Ok(())
+}
+
+fn exception_caught() -> Outcome {
+    // The counter is this CPU's: no switching while it is set.
+    let enabled = cpu::irqs_disable();
+    let this = percpu::this();
+    this.breakpoints_expected.store(1, Ordering::Relaxed);
+    x86_64::instructions::interrupts::int3();
+    let left = this.breakpoints_expected.swap(0, Ordering::Relaxed);
+    cpu::irqs_restore(enabled);
+    if left == 0 {
+        Ok(())
+    } else {
+        Err("the breakpoint was not delivered")
+    }
+}
+
+/// The tables in use, through the direct map; only ever read.
+struct Active;
+
+// SAFETY: hands out no frames; the direct map shows every table.
+unsafe impl TableMemory for Active {
+    fn alloc(&self) -> Option<PhysAddr> {
+        None
+    }
+    fn free(&self, _table: PhysAddr) {}
+    fn ptr(&self, table: PhysAddr) -> *const RawTable {
+        layout::direct_map(table).map_or(core::ptr::null(), VirtAddr::as_ptr)
+    }
+    fn flush_leaf(&self, _va: VirtAddr, _size: PageSize) {}
+}
+
+fn active() -> PageTable<paging::Format, Active> {
+    // SAFETY: the tree in use, which is only read here.
+    unsafe { PageTable::from_root(paging::active_root(), Active) }
+}
+
+fn null_page_unmapped() -> Outcome {
+    if active().translate(VirtAddr(0)).is_some() {
+        return Err("the null page is mapped");
+    }
+    Ok(())
+}
+
+fn tables_walk() -> Outcome {
+    let table = active();
+    let here = VirtAddr(tables_walk as *const () as u64);
+    let leaf = table
+        .translate(here)
+        .ok_or("the kernel's text has no leaf")?;
+    if !leaf.attrs.exec {
+        return Err("the kernel's text is not executable by its leaf");
+    }
+    let local = 0u64;
+    let stack = VirtAddr::from_ptr(&raw const local);
+    let leaf = table.translate(stack).ok_or("the stack has no leaf")?;
+    if leaf.attrs.exec || !leaf.attrs.write {
+        return Err("the stack is executable or read-only");
+    }
+    // The same page through the direct map holds the same byte.
+    let phys = table.phys(here).ok_or("the kernel's text has no frame")?;
+    let alias = layout::direct_map(phys).ok_or("beyond the direct map")?;
+    if trap::probe(alias).is_some_and(|b| trap::probe(here) != Some(b)) {
+        return Err("the direct map shows another page than the walk says");
+    }
+    Ok(())
+}
+
+fn text_read_only() -> Outcome {
+    let here = VirtAddr(text_read_only as *const () as u64);
+    let leaf = active()
+        .translate(here)
+        .ok_or("the kernel's text has no leaf")?;
+    if leaf.attrs.write {
+        return Err("the kernel's text is writable");
+    }
+    Ok(())
+}
+
+fn cache_methods() -> Outcome {
+    let before = cache::method();
+    let mut bytes = [0u8; 1500];
+    let mut ran = 0;
+    for method in Method::ALL {
+        if cache::select(method).is_err() {
+            continue;
+        }
+        ran += 1;
+        for len in [0, 1, 63, 64, 65, 512, 1400] {
+            for start in [0, 1, 63] {
+                bytes.fill(ran);
+                if let Some(part) = bytes.get(start..start + len) {
+                    // SAFETY: a slice of this stack.
+                    unsafe { cache::write_back(part.as_ptr(), part.len()) };
+                }
+                cache::fence();
+                if bytes.iter().any(|b| *b != ran) {
+                    let _ = cache::select(before);
+                    return Err("a write-back changed what it wrote back");
+                }
+            }
+        }
+    }
+    cache::select(before).map_err(|_| "the former method is gone")?;
+    if ran == 0 {
+        return Err("the CPU has no method at all");
+    }
+    Ok(())
+}
+
+fn copies() -> Outcome {
+    const GUARD: u8 = 0xa5;
+    let mut from = [0u8; 300];
+    for (i, b) in from.iter_mut().enumerate() {
+        *b = i as u8 | 1;
+    }
+    for len in [0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 200] {
+        for at in [0usize, 1, 4, 7, 8, 15] {
+            for kind in 0..3 {
+                let mut to = [GUARD; 300];
+                let dst = to.as_mut_ptr().wrapping_add(at);
+                let src = from.as_ptr().wrapping_add(at / 2);
+                // SAFETY: at most 15 + 200 bytes into arrays of 300.
+                unsafe {
+                    match kind {
+                        0 => cache::copy(dst, src, len),
+                        1 => cache::copy_nt(dst, src, len),
+                        _ => cache::zero_nt(dst, len),
+                    }
+                }
+                cache::fence();
+                for (i, b) in to.iter().enumerate() {
+                    let inside = i >= at && i < at + len;
+                    let expect = match kind {
+                        _ if !inside => GUARD,
+                        2 => 0,
+                        _ => from.get(i - at + at / 2).copied().unwrap_or(0),
+                    };
+                    if *b != expect {
+                        return Err(match kind {
+                            0 => "copy: wrong bytes",
+                            1 => "copy_nt: wrong bytes",
+                            _ => "zero_nt: wrong bytes",
+                        });
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn local_pointer() -> Outcome {
+    let enabled = cpu::irqs_disable();
+    let before = cpu::local();
+    let mut marker = 0u8;
+    let marker = (&raw mut marker).cast::<()>();
+    cpu::set_local(marker);
+    let got = cpu::local();
+    cpu::set_local(before);
+    cpu::irqs_restore(enabled);
+    if got == marker {
+        Ok(())
+    } else {
+        Err("GS does not point to this CPU's block")
+    }
+}
