@@ -46,6 +46,7 @@ const _: () = {
     let _: fn(VirtAddr) = paging::flush;
     let _: fn(Range<VirtAddr>) = paging::flush_range;
     let _: fn() = paging::flush_all;
+    let _: bool = paging::FLUSH_REACHES_ALL;
     let _: unsafe fn() = paging::init_attributes;
 };
 

@@ -63,8 +63,12 @@ pub unsafe fn init(port: Port, map: MapDevice<'_>) -> Result<(), ConsoleError> {
     if base.0 == 0 || !base.0.is_multiple_of(align) || stride == 0 {
         return Err(ConsoleError::Address);
     }
+    let registers = map(base, len).0 as usize;
+    if registers == 0 {
+        return Err(ConsoleError::Address);
+    }
     KIND.store(NONE, Ordering::Release);
-    BASE.store(map(base, len).0 as usize, Ordering::Relaxed);
+    BASE.store(registers, Ordering::Relaxed);
     STRIDE.store(usize::from(stride), Ordering::Relaxed);
     LINE.store(
         irq.and_then(|n| n.checked_add(1)).unwrap_or(0),

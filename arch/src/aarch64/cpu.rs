@@ -127,6 +127,9 @@ pub fn irqs_enable() {
 pub fn irqs_restore(enabled: bool) {
     if enabled {
         irqs_enable();
+    } else {
+        // SAFETY: as in irqs_disable.
+        unsafe { asm!("msr daifset, #2", options(nostack)) };
     }
 }
 

@@ -3,7 +3,7 @@
 //! TTBR1 only, 48 bits, 4 KiB granule. TTBR0 walks are disabled (TCR.EPD0), so
 //! the lower half always faults, the null page with it. Every TLB operation is
 //! broadcast by the hardware to the inner shareable domain, which holds all
-//! CPUs: no shoot-down messages are needed ([`TLB_BROADCAST`]).
+//! CPUs: no shoot-down messages are needed ([`FLUSH_REACHES_ALL`]).
 //!
 //! # From the loader's tables to ours
 //!
@@ -28,7 +28,7 @@ use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 pub use super::descriptor::Format;
 
 /// Whether a flush on one CPU reaches all of them without a message.
-pub const TLB_BROADCAST: bool = true;
+pub const FLUSH_REACHES_ALL: bool = true;
 
 /// Above this many pages a range is flushed by flushing everything: one
 /// operation a page is broadcast on the interconnect, so this bounds the time.

@@ -22,7 +22,7 @@ pub const DIRTY: u64 = 1 << 8;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Whether a flush on one CPU reaches all of them without a message.
-pub const TLB_BROADCAST: bool = false;
+pub const FLUSH_REACHES_ALL: bool = false;
 
 /// The host's entry format.
 pub enum Format {}

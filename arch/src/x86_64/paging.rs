@@ -10,6 +10,9 @@ use x86_64::registers::model_specific::Msr;
 pub use super::pure::format::Format;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 
+/// Whether a flush on one CPU reaches all of them without a message.
+pub const FLUSH_REACHES_ALL: bool = false;
+
 const IA32_PAT: u32 = 0x277;
 
 /// Above that many pages, dropping everything is cheaper than page by page.
