@@ -13,7 +13,7 @@
 //! * `TTBR0_EL1` is zero and never walked: the lower half always faults.
 
 mod pure;
-use pure::{descriptor, esr, madt, midr, sgi, ticks};
+use pure::{descriptor, esr, madt, midr, sgi, ticks, tlbi};
 
 pub mod backtrace;
 pub mod boot;

@@ -18,9 +18,10 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{Readable, TCR_EL1, TTBR1_EL1};
+use aarch64_cpu::registers::{ID_AA64ISAR0_EL1, Readable, TCR_EL1, TTBR1_EL1};
 
 use super::descriptor::{self, index};
+use super::tlbi;
 use super::trap::translate;
 use super::{cpu, descriptor::ATTR_WRITE_BACK};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -30,32 +31,60 @@ pub use super::descriptor::Format;
 /// Whether a flush on one CPU reaches all of them without a message.
 pub const FLUSH_REACHES_ALL: bool = true;
 
-/// Above this many pages a range is flushed by flushing everything: one
-/// operation a page is broadcast on the interconnect, so this bounds the time.
+/// Above this many pages a range is flushed by flushing everything, where the
+/// CPU has no range operation: one operation a page is broadcast on the
+/// interconnect, so this bounds the time.
 const MAX_FLUSH_PAGES: u64 = 512;
+
+/// What range operations can cover in a few steps.
+const MAX_RANGE_PAGES: u64 = 1 << 21;
+
+/// Whether the CPUs have range operations (FEAT_TLBIRANGE). Relaxed: set
+/// before the second CPU starts.
+static RANGE_OPERATIONS: AtomicBool = AtomicBool::new(false);
 
 /// Flushes the translation of the page at `va`, of any size, on all CPUs.
 pub fn flush(va: VirtAddr) {
     barrier::dsb(barrier::ISHST);
-    invalidate(va);
+    invalidate(va.0 / PAGE_SIZE as u64);
     barrier::dsb(barrier::ISH);
     barrier::isb(barrier::SY);
 }
 
 /// Flushes the translations in `range` on all CPUs.
 pub fn flush_range(range: Range<VirtAddr>) {
-    let first = range.start.0 / PAGE_SIZE as u64;
+    let mut page = range.start.0 / PAGE_SIZE as u64;
     let last = range.end.0.div_ceil(PAGE_SIZE as u64);
-    let pages = last.saturating_sub(first);
+    let pages = last.saturating_sub(page);
+    let ranges = RANGE_OPERATIONS.load(Ordering::Relaxed);
+    let most = if ranges {
+        MAX_RANGE_PAGES
+    } else {
+        MAX_FLUSH_PAGES
+    };
     if pages == 0 {
         return;
     }
-    if pages > MAX_FLUSH_PAGES {
+    if pages > most {
         return flush_all();
     }
     barrier::dsb(barrier::ISHST);
-    for page in first..last {
-        invalidate(VirtAddr(page * PAGE_SIZE as u64));
+    while page < last {
+        match tlbi::range(page, last - page) {
+            Some((operand, covered)) if ranges => {
+                // TLBI RVAAE1IS, by its encoding.
+                // SAFETY: forgetting translations never changes what memory
+                // means.
+                unsafe {
+                    core::arch::asm!("sys #0, c8, c2, #3, {}", in(reg) operand, options(nostack));
+                }
+                page += covered;
+            }
+            _ => {
+                invalidate(page);
+                page += 1;
+            }
+        }
     }
     barrier::dsb(barrier::ISH);
     barrier::isb(barrier::SY);
@@ -71,8 +100,8 @@ pub fn flush_all() {
 }
 
 /// Starts the invalidation of one page, for every ASID and at every level.
-fn invalidate(va: VirtAddr) {
-    let operand = (va.0 >> 12) & 0xfff_ffff_ffff;
+fn invalidate(page: u64) {
+    let operand = tlbi::page(page);
     // SAFETY: forgetting translations never changes what memory means.
     unsafe { core::arch::asm!("tlbi vaae1is, {}", in(reg) operand, options(nostack)) };
 }
@@ -152,6 +181,8 @@ fn prepare_passage() {
         Ordering::Relaxed,
     );
     PASSAGE_ENTRY.store(entry, Ordering::Relaxed);
+    let ranges = (ID_AA64ISAR0_EL1.get() >> 56) & 0xf >= 2;
+    RANGE_OPERATIONS.store(ranges, Ordering::Relaxed);
     PREPARED.store(true, Ordering::Release);
 }
 

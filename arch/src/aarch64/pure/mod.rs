@@ -7,3 +7,4 @@ pub mod madt;
 pub mod midr;
 pub mod sgi;
 pub mod ticks;
+pub mod tlbi;
