@@ -1,0 +1,265 @@
+//! The subset of `limine.conf` that the loader reads.
+//!
+//! The file is the one Limine reads, so one boot volume serves both. Of it we
+//! take the first bootable entry's kernel path and command line:
+//!
+//! ```text
+//! # comment
+//! timeout: 0
+//! ${KERNEL}=quire-${ARCH}.elf
+//! /Quire
+//!     protocol: limine
+//!     path: boot():/${KERNEL}
+//!     cmdline: exec='ls /'
+//! ```
+//!
+//! As in Limine: lines lose leading blanks, trailing blanks and carriage
+//! returns; keys ignore case and the first of a name wins; `kernel_path` and
+//! `kernel_cmdline` are the older names; macros are expanded everywhere, an
+//! unknown one to nothing, and an unfinished `${` is an error (write `$\{` in a
+//! quoted kernel value, or leave a blank).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The kernel's path on the boot volume, with a leading slash.
+    pub path: String,
+    /// The kernel's command line, without a terminating zero.
+    pub cmdline: Vec<u8>,
+}
+
+/// Largest file accepted.
+pub const MAX_CONFIG: usize = 256 << 10;
+
+/// Largest size that macros may blow the file up to, as in Limine.
+const MAX_EXPANSION: usize = 4;
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Larger than [`MAX_CONFIG`].
+    TooLarge,
+    /// A zero byte, which would end a command line early.
+    ZeroByte {
+        /// Line it stands in, from 1.
+        line: usize,
+    },
+    /// A `${` without its `}` on the same line.
+    Macro {
+        /// Line it stands in, from 1.
+        line: usize,
+    },
+    /// Macros make the file more than four times as large.
+    Expansion,
+    /// There is no `/Name` line.
+    NoEntry,
+    /// The entry does not say which kernel.
+    NoPath {
+        /// The entry's name.
+        entry: String,
+    },
+    /// The entry's protocol is not `limine`.
+    Protocol {
+        /// The protocol it names.
+        found: String,
+    },
+    /// The kernel's path is not one this loader can follow.
+    Path {
+        /// The path it names.
+        found: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => write!(f, "larger than {MAX_CONFIG} bytes"),
+            Self::ZeroByte { line } => write!(f, "line {line}: holds a zero byte"),
+            Self::Macro { line } => write!(f, "line {line}: '${{' without its '}}'"),
+            Self::Expansion => write!(f, "macros make it more than four times as large"),
+            Self::NoEntry => write!(f, "has no entry: add a line '/Quire'"),
+            Self::NoPath { entry } => write!(
+                f,
+                "entry '{entry}' has no kernel: add 'path: boot():/NAME' below it"
+            ),
+            Self::Protocol { found } => {
+                write!(f, "protocol is '{found}', this loader knows 'limine'")
+            }
+            Self::Path { found } => write!(
+                f,
+                "path is '{found}', this loader knows 'boot():/NAME' without hash"
+            ),
+        }
+    }
+}
+
+/// Parses `file` for a machine whose `${ARCH}` is `arch`.
+pub fn parse(file: &[u8], arch: &str) -> Result<Config, ConfigError> {
+    if file.len() > MAX_CONFIG {
+        return Err(ConfigError::TooLarge);
+    }
+    let text = expand(file, arch)?;
+    let entry = Entry::first(&text)?;
+    if let Some(protocol) = entry.value(b"protocol")
+        && !protocol.eq_ignore_ascii_case(b"limine")
+    {
+        return Err(ConfigError::Protocol {
+            found: lossy(protocol),
+        });
+    }
+    let path = entry
+        .value(b"path")
+        .or_else(|| entry.value(b"kernel_path"))
+        .filter(|path| !path.is_empty())
+        .ok_or_else(|| ConfigError::NoPath {
+            entry: lossy(entry.name),
+        })?;
+    let cmdline = entry
+        .value(b"cmdline")
+        .or_else(|| entry.value(b"kernel_cmdline"))
+        .unwrap_or(b"");
+    Ok(Config {
+        path: volume_path(path)?,
+        cmdline: cmdline.to_vec(),
+    })
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    // One line on a console: no control characters from the file.
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(200)
+        .collect()
+}
+
+/// The lines of `file` without comments, blanks around them and carriage returns.
+fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
+    file.split(|&byte| byte == b'\n')
+        .map(|line| line.trim_ascii())
+        .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+}
+
+/// Splits `${NAME}=value` lines off.
+fn definition(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = line.strip_prefix(b"${")?;
+    let close = rest.iter().position(|&byte| byte == b'}')?;
+    let (name, rest) = rest.split_at_checked(close)?;
+    Some((name, rest.strip_prefix(b"}=")?))
+}
+
+/// Removes macro definitions and expands macro uses.
+fn expand(file: &[u8], arch: &str) -> Result<Vec<u8>, ConfigError> {
+    let mut macros: Vec<(&[u8], &[u8])> = lines(file).filter_map(definition).collect();
+    // The last definition of a name wins; the built-in one comes first.
+    macros.insert(0, (b"ARCH", arch.as_bytes()));
+    let limit = file.len().saturating_mul(MAX_EXPANSION).max(4096);
+    let mut text = Vec::with_capacity(file.len());
+    for (index, raw) in file.split(|&byte| byte == b'\n').enumerate() {
+        let line = index.saturating_add(1);
+        if raw.contains(&0) {
+            return Err(ConfigError::ZeroByte { line });
+        }
+        let clean = raw.trim_ascii();
+        if clean.starts_with(b"#") || definition(clean).is_some() {
+            continue;
+        }
+        let mut rest = clean;
+        while let Some(at) = rest.windows(2).position(|pair| pair == b"${") {
+            let (before, tail) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+            let tail = tail.strip_prefix(b"${").unwrap_or(&[]);
+            let close = tail
+                .iter()
+                .position(|&byte| byte == b'}')
+                .ok_or(ConfigError::Macro { line })?;
+            let (name, tail) = tail.split_at_checked(close).unwrap_or((tail, &[]));
+            let value = expand_once(&macros, name);
+            text.extend_from_slice(before);
+            text.extend(value);
+            if text.len() > limit {
+                return Err(ConfigError::Expansion);
+            }
+            rest = tail.strip_prefix(b"}").unwrap_or(&[]);
+        }
+        text.extend(rest.iter().filter(|&&byte| byte != b'\r'));
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+/// The value of macro `name`: unknown ones are empty, values are not expanded
+/// again, so no definition can loop.
+fn expand_once<'a>(macros: &[(&[u8], &'a [u8])], name: &[u8]) -> &'a [u8] {
+    macros
+        .iter()
+        .rev()
+        .find(|(known, _)| *known == name)
+        .map_or(&[], |&(_, value)| value)
+}
+
+/// One `/Name` line and the lines below it.
+struct Entry<'a> {
+    name: &'a [u8],
+    body: Vec<&'a [u8]>,
+}
+
+impl<'a> Entry<'a> {
+    /// The first entry that is not a directory of others.
+    fn first(text: &'a [u8]) -> Result<Self, ConfigError> {
+        let mut lines = lines(text).peekable();
+        let mut found: Option<(usize, Self)> = None;
+        for line in &mut lines {
+            let depth = line.iter().take_while(|&&byte| byte == b'/').count();
+            match &mut found {
+                Some((_, entry)) if depth == 0 => entry.body.push(line),
+                // A deeper entry right below makes this one a directory.
+                Some((above, _)) if depth <= *above => break,
+                None if depth == 0 => {}
+                _ => {
+                    let name = line.get(depth..).unwrap_or(&[]);
+                    let name = name.strip_prefix(b"+").unwrap_or(name).trim_ascii();
+                    let body = Vec::new();
+                    found = Some((depth, Self { name, body }));
+                }
+            }
+        }
+        found.map(|(_, entry)| entry).ok_or(ConfigError::NoEntry)
+    }
+
+    /// The value of the first `key:` line.
+    fn value(&self, key: &[u8]) -> Option<&'a [u8]> {
+        self.body.iter().find_map(|line| {
+            let (name, rest) = line.split_at_checked(key.len())?;
+            let value = rest.strip_prefix(b":")?;
+            name.eq_ignore_ascii_case(key).then(|| value.trim_ascii())
+        })
+    }
+}
+
+/// Turns `boot():/a/b` (or the older `boot:///a/b`) into `/a/b`.
+fn volume_path(uri: &[u8]) -> Result<String, ConfigError> {
+    let bad = || ConfigError::Path { found: lossy(uri) };
+    let path = uri
+        .strip_prefix(b"boot():")
+        .or_else(|| uri.strip_prefix(b"boot://"))
+        .ok_or_else(bad)?;
+    let path = core::str::from_utf8(path).map_err(|_| bad())?;
+    let name = path.strip_prefix('/').unwrap_or(path);
+    let odd = |c: char| c.is_control() || "#\\:*?\"<>|".contains(c);
+    if name.is_empty() || name.len() > 255 || name.contains(odd) {
+        return Err(bad());
+    }
+    let mut full = String::with_capacity(name.len().saturating_add(1));
+    full.push('/');
+    full.push_str(name);
+    Ok(full)
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
