@@ -21,9 +21,9 @@
 //! # Orderings
 //!
 //! A store that links a table is a Release: a walker that sees the link must
-//! see the table's entries. (The CPU's walker is no Rust thread; on both CPUs
-//! the ordering that Release gives, plus the backend's barrier before the
-//! first use, is what the architecture asks for.) Entries that the CPU may
+//! see the table's entries. (The CPU's walker is no Rust thread; the ordering
+//! that Release gives, plus [`EntryFormat::publish`] before the first use, is
+//! what both architectures ask for.) Entries that the CPU may
 //! mark are changed by compare-exchange, so that a mark is never lost.
 
 use core::fmt;
@@ -149,6 +149,11 @@ pub trait EntryFormat {
 
     /// `new` with the young and dirty marks of `old`, both leaves.
     fn carry_marks(old: u64, new: u64) -> u64;
+
+    /// Called after leaves were put where none were: from the return on, this
+    /// CPU's walker sees them, and any other's that has seen a later store.
+    /// For CPUs whose walker is not ordered with their stores.
+    fn publish() {}
 }
 
 /// Where tables come from and how to reach them.
@@ -306,6 +311,7 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
             return Err(MapError::Occupied(va));
         }
         entry.store(E::leaf(pa, size, attrs), Ordering::Release);
+        E::publish();
         Ok(())
     }
 
@@ -338,6 +344,7 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
                 }
             }
         }
+        E::publish();
         Ok(())
     }
 
@@ -486,6 +493,7 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
                         let old = entry.swap(0, Ordering::Relaxed);
                         self.memory.flush_leaf(VirtAddr(va), leaf.size);
                         entry.store(reattributed::<E>(old, leaf, attrs), Ordering::Release);
+                        E::publish();
                         old
                     } else {
                         // The CPU may set a mark between the load and here:
@@ -578,6 +586,7 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
                 self.memory.flush_leaf(va.align_down(size.bytes()), size);
             }
             entry.store(fill(old), Ordering::Release);
+            E::publish();
         } else {
             replace(entry, entry.load(Ordering::Relaxed), fill);
         }

@@ -173,6 +173,18 @@ impl EntryFormat for Format {
         })
     }
 
+    fn publish() {
+        // Without these the walker may still see the invalid entries, and the
+        // next access fault for nothing (DDI 0487, "Ordering of memory
+        // accesses from translation table walks").
+        #[cfg(target_os = "none")]
+        {
+            use aarch64_cpu::asm::barrier;
+            barrier::dsb(barrier::ISHST);
+            barrier::isb(barrier::SY);
+        }
+    }
+
     fn carry_marks(old: u64, new: u64) -> u64 {
         let mut entry = new | (old & ACCESSED);
         // A dirty mark can only be carried where the new leaf may be written:
