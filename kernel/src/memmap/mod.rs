@@ -22,21 +22,16 @@ pub mod descriptor;
 pub mod folio;
 pub mod gate;
 pub mod pgmap;
-#[cfg(not(loom))]
 pub mod pin;
 pub mod wait;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
-#[cfg(not(loom))]
 mod rules;
 
 pub use descriptor::{Counts, State};
 pub use folio::{FolioInfo, FolioRef};
 pub use pgmap::{DeviceOps, FolioId, Holder, MemoryType, OwnerId, Pgmap, Spec, Usage};
-#[cfg(not(loom))]
 pub use pgmap::{all, claim, of_frame};
-#[cfg(not(loom))]
 pub use pin::{Pin, PinInfo, PinOwner, Refusal, Revoke, Term, holders, pins, revoke};
-#[cfg(not(loom))]
 pub use rules::TESTS;

@@ -146,7 +146,6 @@ pub struct Pgmap {
     pub(super) idle: WaitTable,
     drained: Waiters,
     ops: Option<Box<dyn DeviceOps>>,
-    #[cfg(not(loom))]
     holder: crate::sync::SpinLock<Option<Arc<dyn Holder>>>,
 }
 
@@ -199,7 +198,6 @@ impl Pgmap {
             idle: WaitTable::new(),
             drained: Waiters::new(),
             ops: spec.ops,
-            #[cfg(not(loom))]
             holder: crate::sync::SpinLock::new(None),
         })
     }
@@ -378,15 +376,11 @@ impl Pgmap {
     /// inside finish, then the holder is forgotten. What is mapped and pinned
     /// stays so.
     pub fn kill(&self) {
-        #[cfg(not(loom))]
-        {
-            let holder = self.holder.lock().clone();
-            if let Some(holder) = holder {
-                holder.removal();
-            }
+        let holder = self.holder.lock().clone();
+        if let Some(holder) = holder {
+            holder.removal();
         }
         self.gate.kill();
-        #[cfg(not(loom))]
         self.holder.lock().take();
     }
 
@@ -408,7 +402,6 @@ impl Pgmap {
 
     /// Marks or clears one 4 KiB page as poisoned. Larger records that cover
     /// it say that something below them is.
-    #[cfg(not(loom))]
     pub fn set_poison(&self, page: u64, poisoned: bool) -> Result<()> {
         // Serialises setting against the clearing below, which looks at
         // neighbours.
@@ -538,7 +531,6 @@ pub(super) fn wakes(counts: Counts) -> bool {
     counts.is_idle()
 }
 
-#[cfg(not(loom))]
 mod registry {
     use super::*;
     use crate::sync::SpinLock;
@@ -628,5 +620,4 @@ mod registry {
     }
 }
 
-#[cfg(not(loom))]
 pub use registry::{all, claim, of_frame};

@@ -71,13 +71,13 @@ pub const TESTS: &[Test] = &[
 ];
 
 mod tests {
-    use super::atomic::{AtomicUsize, Ordering};
     use super::{Mutex, RwLock, SpinLock, WaitQueue};
     use crate::check;
     use crate::sched;
     use alloc::string::{String, ToString};
     use alloc::sync::Arc;
     use alloc::vec::Vec;
+    use core::sync::atomic::{AtomicUsize, Ordering};
 
     const THREADS: usize = 4;
     const ROUNDS: usize = 2000;

@@ -3,8 +3,8 @@
 //! Uncontended, locking is one compare-exchange and unlocking one exchange.
 //! Never from an interrupt handler.
 
-use super::atomic::{AtomicBool, Ordering};
 use super::{WaitQueue, assert_may_block};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A mutex whose waiters sleep.
 pub type Mutex<T> = lock_api::Mutex<RawBlockingMutex, T>;

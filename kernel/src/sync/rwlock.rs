@@ -4,8 +4,8 @@
 //! hence a thread must not take the lock for reading twice. Never from an
 //! interrupt handler.
 
-use super::atomic::{AtomicUsize, Ordering};
 use super::{WaitQueue, assert_may_block};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// A readers-writer lock whose waiters sleep.
 pub type RwLock<T> = lock_api::RwLock<RawBlockingRwLock, T>;

@@ -9,9 +9,9 @@
 //! While it spins, a CPU goes on answering TLB shoot-downs: the lock's owner
 //! may be waiting for exactly this CPU's answer.
 
-use super::atomic::{AtomicBool, Ordering};
 use crate::sched::cpu;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A lock that spins; see the module's head.
 pub type SpinLock<T> = lock_api::Mutex<RawSpinLock, T>;

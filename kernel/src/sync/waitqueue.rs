@@ -12,11 +12,11 @@
 //!
 //! Lock order: the queue's lock is innermost but for the run queues'.
 
-use super::atomic::{AtomicUsize, Ordering, fence};
 use super::{SpinLock, assert_may_block};
 use crate::sched::{self, Thread};
 use core::cell::UnsafeCell;
 use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// Threads that wait for a condition.
 pub struct WaitQueue {
