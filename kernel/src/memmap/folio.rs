@@ -281,11 +281,11 @@ impl Pgmap {
             owner: owner_of(record.owner()),
             index: record.index(),
             share: record.share(),
-            poisoned: self.has_poison(id),
+            poisoned: self.poison_in(id),
         })
     }
 
-    fn has_poison(&self, id: FolioId) -> bool {
+    fn poison_in(&self, id: FolioId) -> bool {
         self.record(id.page, id.size)
             .is_some_and(|record| record.poison() != 0)
     }

@@ -145,6 +145,8 @@ pub struct Pgmap {
     handed_out: AtomicU64,
     pub(super) idle: WaitTable,
     drained: Waiters,
+    /// Poisoned pages, so that nobody looks for what isn't there.
+    poisoned: core::sync::atomic::AtomicU64,
     ops: Option<Box<dyn DeviceOps>>,
     holder: crate::sync::SpinLock<Option<Arc<dyn Holder>>>,
 }
@@ -197,6 +199,7 @@ impl Pgmap {
             handed_out: AtomicU64::new(0),
             idle: WaitTable::new(),
             drained: Waiters::new(),
+            poisoned: core::sync::atomic::AtomicU64::new(0),
             ops: spec.ops,
             holder: crate::sync::SpinLock::new(None),
         })
@@ -413,11 +416,19 @@ impl Pgmap {
             self.record_mut(page, size)?;
         }
         let _order = ORDER.lock();
+        let before = record.poison() & POISON_HERE != 0;
         if poisoned {
             record.set_poison(POISON_HERE);
         } else {
             record.clear_poison(POISON_HERE);
         }
+        // Relaxed: changed under the lock above, read as a hint whose false
+        // "none" only means that the failure came an instant later.
+        match (before, poisoned) {
+            (false, true) => self.poisoned.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.poisoned.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
         let mut below = PageSize::Size4K;
         for size in larger {
             let first = page & !(size.pages() - 1);
@@ -434,6 +445,11 @@ impl Pgmap {
             below = size;
         }
         Ok(())
+    }
+
+    /// Whether any page is poisoned.
+    pub fn has_poison(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed) != 0
     }
 
     /// Whether this 4 KiB page is poisoned.

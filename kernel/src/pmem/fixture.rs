@@ -126,3 +126,59 @@ impl TableBuilder {
         self.0
     }
 }
+
+/// Ordinary memory in the place of a device's, aligned as asked.
+pub(crate) struct HostMemory {
+    base: *mut u8,
+    layout: std::alloc::Layout,
+}
+
+// SAFETY: the memory is reached through copies only.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    pub(crate) fn new(len: usize, align: usize) -> Self {
+        let layout = std::alloc::Layout::from_size_align(len, align).unwrap();
+        // SAFETY: the size isn't 0.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        assert!(!base.is_null());
+        Self { base, layout }
+    }
+
+    /// On the host the physical address of memory is its address.
+    pub(crate) fn phys(&self) -> quire_arch::PhysAddr {
+        quire_arch::PhysAddr(self.base as u64)
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.base, self.layout) };
+    }
+}
+
+impl super::namespace::Reach for HostMemory {
+    fn map(
+        &self,
+        range: core::ops::Range<quire_arch::PhysAddr>,
+    ) -> crate::error::Result<quire_arch::VirtAddr> {
+        assert_eq!(range.start, self.phys());
+        Ok(quire_arch::VirtAddr(range.start.as_u64()))
+    }
+    fn protect(
+        &self,
+        _: core::ops::Range<quire_arch::PhysAddr>,
+        _: bool,
+    ) -> crate::error::Result<()> {
+        Ok(())
+    }
+    fn unmap(&self, _: core::ops::Range<quire_arch::PhysAddr>) -> crate::error::Result<()> {
+        Ok(())
+    }
+    fn map_register(&self, at: quire_arch::PhysAddr) -> crate::error::Result<quire_arch::VirtAddr> {
+        Ok(quire_arch::VirtAddr(at.as_u64()))
+    }
+}

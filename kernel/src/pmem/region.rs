@@ -199,11 +199,7 @@ impl<'m> Found<'m> {
                 if range != region.range {
                     self.warnings.push(format!(
                         "{} range {:#x}..{:#x} is not page-aligned: using {:#x}..{:#x}",
-                        origin.0,
-                        region.range.start,
-                        region.range.end,
-                        range.start,
-                        range.end
+                        origin.0, region.range.start, region.range.end, range.start, range.end
                     ));
                 }
                 region.range = range;
@@ -520,7 +516,13 @@ mod tests {
         let regions: Vec<_> = found
             .regions
             .iter()
-            .map(|r| (r.dev.as_str(), r.range.start >> 30, r.mappings[0].dimm.as_str()))
+            .map(|r| {
+                (
+                    r.dev.as_str(),
+                    r.range.start >> 30,
+                    r.mappings[0].dimm.as_str(),
+                )
+            })
             .collect();
         assert_eq!(regions, [("region0", 4, "nmem0"), ("region1", 8, "nmem1")]);
         assert_eq!(found.dimms[0].handle, 5);

@@ -1,0 +1,535 @@
+//! Namespaces: what can be mounted, formatted or mapped, by name.
+//!
+//! A region without labels is one raw namespace, `pmem0`, `pmem1`, … in the
+//! order of addresses. Its memory stands in the direct map, write-back and
+//! never executable, and **read-only** until somebody claims it for writing;
+//! it is read-only again when the claim goes.
+//!
+//! A claim is exclusive and has a name ("mounted at /pmem0", "mkfs.ext4"), so
+//! that whoever comes second is told who was first.
+//!
+//! Lock order: the registry, then a namespace's claim; nothing is called under
+//! either but the page table's changes.
+
+use super::region::{PersistenceDomain, Region};
+use crate::error::{Error, Result};
+use crate::memmap::{self, MemoryType, Pgmap, Spec};
+use crate::sync::SpinLock;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use quire_arch::{PhysAddr, VirtAddr, cache};
+use quire_fs::{MediaError, Pmem};
+
+/// How the memory of a region is reached. The kernel's own is
+/// `DirectMap`; tests bring ordinary memory.
+pub trait Reach: Send + Sync {
+    /// Makes the bytes readable at the returned address.
+    fn map(&self, range: Range<PhysAddr>) -> Result<VirtAddr>;
+    /// Allows or forbids stores there.
+    fn protect(&self, range: Range<PhysAddr>, writable: bool) -> Result<()>;
+    /// Undoes `map`.
+    fn unmap(&self, range: Range<PhysAddr>) -> Result<()>;
+    /// Maps a device register of eight bytes (a flush hint).
+    fn map_register(&self, at: PhysAddr) -> Result<VirtAddr>;
+}
+
+/// A namespace.
+pub struct Namespace {
+    name: String,
+    region: Region,
+    map: Arc<Pgmap>,
+    base: VirtAddr,
+    hints: Vec<VirtAddr>,
+    reach: Arc<dyn Reach>,
+    user: SpinLock<Option<String>>,
+}
+
+impl Namespace {
+    fn attach(
+        name: String,
+        region: Region,
+        reach: Arc<dyn Reach>,
+        is_ram: &dyn Fn(Range<u64>) -> bool,
+    ) -> Result<Arc<Self>> {
+        let range = PhysAddr(region.range.start)..PhysAddr(region.range.end);
+        let map = memmap::claim(
+            Spec {
+                name: name.clone(),
+                kind: MemoryType::FsDax,
+                range: range.clone(),
+                ops: None,
+            },
+            is_ram,
+        )?;
+        let give_up = |error| {
+            map.kill();
+            let _ = map.release();
+            error
+        };
+        let base = reach.map(range).map_err(give_up)?;
+        let mut hints = Vec::new();
+        for hint in &region.flush_hints {
+            match reach.map_register(PhysAddr(*hint)) {
+                Ok(at) => hints.push(at),
+                Err(error) => log::warn!("{name}: flush hint at {hint:#x} not used: {error}"),
+            }
+        }
+        Ok(Arc::new(Self {
+            name,
+            region,
+            map,
+            base,
+            hints,
+            reach,
+            user: SpinLock::new(None),
+        }))
+    }
+
+    /// `pmem0` and so on.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The region it is on.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Its page descriptors.
+    pub fn pgmap(&self) -> &Arc<Pgmap> {
+        &self.map
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.region.size()
+    }
+
+    /// Never: a namespace has at least a page.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// First byte.
+    pub fn phys(&self) -> PhysAddr {
+        PhysAddr(self.region.range.start)
+    }
+
+    /// Why it can't be written, if it can't.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.region.read_only.as_deref()
+    }
+
+    /// Who has claimed it.
+    pub fn user(&self) -> Option<String> {
+        self.user.lock().clone()
+    }
+
+    fn range(&self) -> Range<PhysAddr> {
+        PhysAddr(self.region.range.start)..PhysAddr(self.region.range.end)
+    }
+
+    /// Takes it for exclusive use, as `user`. With `write`, stores become
+    /// possible as long as the claim lives.
+    pub fn claim(self: &Arc<Self>, user: impl Into<String>, write: bool) -> Result<Claim> {
+        if write && let Some(reason) = self.read_only_reason() {
+            log::warn!("{}: not writable: {reason}", self.name);
+            return Err(Error::NotPermitted {
+                why: reason.to_string().into(),
+            });
+        }
+        {
+            let mut current = self.user.lock();
+            if let Some(by) = &*current {
+                return Err(Error::busy(format!("{}: {by}", self.name)));
+            }
+            *current = Some(user.into());
+        }
+        let claim = Claim(Arc::new(Held {
+            namespace: self.clone(),
+            writable: write,
+        }));
+        if write {
+            self.reach.protect(self.range(), true)?;
+        }
+        Ok(claim)
+    }
+}
+
+struct Held {
+    namespace: Arc<Namespace>,
+    writable: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let namespace = &self.namespace;
+        if self.writable
+            && let Err(error) = namespace.reach.protect(namespace.range(), false)
+        {
+            log::error!("{}: stays writable: {error}", namespace.name);
+        }
+        namespace.user.lock().take();
+    }
+}
+
+/// Exclusive use of a namespace, until all of its copies are dropped.
+#[derive(Clone)]
+pub struct Claim(Arc<Held>);
+
+impl Claim {
+    /// The namespace.
+    pub fn namespace(&self) -> &Arc<Namespace> {
+        &self.0.namespace
+    }
+
+    /// The memory, for the file system. Keeps the claim.
+    pub fn pmem(&self) -> KernelPmem {
+        KernelPmem {
+            claim: self.clone(),
+        }
+    }
+
+    /// Changes the name under which others see it ("mounted at /pmem0").
+    pub fn rename(&self, user: impl Into<String>) {
+        *self.namespace().user.lock() = Some(user.into());
+    }
+}
+
+/// A namespace's memory through the direct map.
+///
+/// Copies in and out, never references: mapped files alias the memory.
+#[derive(Clone)]
+pub struct KernelPmem {
+    claim: Claim,
+}
+
+impl KernelPmem {
+    /// The namespace.
+    pub fn namespace(&self) -> &Arc<Namespace> {
+        self.claim.namespace()
+    }
+
+    /// Physical address of an offset; `None` beyond the end.
+    pub fn phys(&self, offset: u64) -> Option<PhysAddr> {
+        (offset < self.namespace().len()).then(|| self.namespace().phys() + offset)
+    }
+
+    fn at(&self, off: u64, len: u64) -> Result<*mut u8, MediaError> {
+        let namespace = self.namespace();
+        match off.checked_add(len) {
+            Some(end) if end <= namespace.len() => Ok((namespace.base + off).as_mut_ptr()),
+            _ => Err(MediaError::OutOfRange { offset: off, len }),
+        }
+    }
+
+    fn writable_at(&self, off: u64, len: u64) -> Result<*mut u8, MediaError> {
+        if !self.claim.0.writable {
+            return Err(MediaError::ReadOnly);
+        }
+        self.at(off, len)
+    }
+
+    fn check_poison(&self, off: u64, len: u64) -> Result<(), MediaError> {
+        let map = self.namespace().pgmap();
+        if len == 0 || !map.has_poison() {
+            return Ok(());
+        }
+        let first = map.pages().start + (off >> 12);
+        let end = map.pages().start + ((off + len - 1) >> 12) + 1;
+        match map.first_poisoned(first..end) {
+            None => Ok(()),
+            Some(page) => Err(MediaError::Poisoned {
+                offset: (page - map.pages().start) << 12,
+                len: 4096,
+            }),
+        }
+    }
+
+    fn needs_write_back(&self) -> bool {
+        self.namespace().region.persistence_domain != PersistenceDomain::CpuCache
+    }
+}
+
+impl Pmem for KernelPmem {
+    fn len(&self) -> u64 {
+        self.namespace().len()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.claim.0.writable
+    }
+
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<(), MediaError> {
+        let len = buf.len() as u64;
+        let from = self.at(off, len)?;
+        self.check_poison(off, len)?;
+        // SAFETY: `at` has checked that the bytes lie in the namespace, which
+        // is mapped as long as the claim; `buf` is ours and elsewhere.
+        unsafe { cache::copy(buf.as_mut_ptr(), from, buf.len()) };
+        Ok(())
+    }
+
+    fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
+        let to = self.writable_at(off, data.len() as u64)?;
+        // SAFETY: as in `read`; the claim makes the memory writable, and the
+        // caller sees to it that nobody else writes these bytes.
+        unsafe { cache::copy(to, data.as_ptr(), data.len()) };
+        Ok(())
+    }
+
+    fn write_nt(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
+        let to = self.writable_at(off, data.len() as u64)?;
+        // SAFETY: as in `write`.
+        unsafe { cache::copy_nt(to, data.as_ptr(), data.len()) };
+        Ok(())
+    }
+
+    fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> {
+        let to = self.writable_at(off, len)?;
+        // `at` has shown that it lies in memory, so it fits a usize.
+        // SAFETY: as in `write`.
+        unsafe { cache::zero_nt(to, len as usize) };
+        Ok(())
+    }
+
+    fn write_back(&self, off: u64, len: u64) {
+        if self.needs_write_back()
+            && let Ok(from) = self.at(off, len)
+        {
+            // SAFETY: `at` has checked that the bytes are mapped.
+            unsafe { cache::write_back(from, len as usize) };
+        }
+    }
+
+    fn fence(&self) {
+        cache::fence();
+    }
+
+    fn drain(&self) {
+        let hints = &self.namespace().hints;
+        if hints.is_empty() {
+            return;
+        }
+        // What was written back has left the CPU before the DIMMs are told.
+        cache::fence();
+        for hint in hints {
+            // SAFETY: the register was mapped for this by `map_register`; any
+            // value written flushes.
+            unsafe { hint.as_mut_ptr::<u64>().write_volatile(1) };
+        }
+        cache::fence();
+    }
+}
+
+static ALL: SpinLock<Vec<Arc<Namespace>>> = SpinLock::new(Vec::new());
+
+/// All namespaces, in order of their names' numbers.
+pub fn namespaces() -> Vec<Arc<Namespace>> {
+    ALL.lock().clone()
+}
+
+/// The namespace of that name.
+pub fn find(name: &str) -> Result<Arc<Namespace>> {
+    ALL.lock()
+        .iter()
+        .find(|namespace| namespace.name == name)
+        .cloned()
+        .ok_or_else(|| Error::not_found(format!("device {name}")))
+}
+
+/// Makes a namespace of a region and lists it as `pmemN`.
+pub fn attach(
+    number: usize,
+    region: Region,
+    reach: Arc<dyn Reach>,
+    is_ram: &dyn Fn(Range<u64>) -> bool,
+) -> Result<Arc<Namespace>> {
+    let name = format!("pmem{number}");
+    let new = Namespace::attach(name, region, reach, is_ram)?;
+    let mut all = ALL.lock();
+    let at = all.partition_point(|other| other.base < new.base);
+    all.insert(at, new.clone());
+    Ok(new)
+}
+
+/// Takes a namespace away: nobody may use it, and every folio must be at rest
+/// by `deadline_ns`.
+pub fn detach(name: &str, deadline_ns: u64) -> Result<()> {
+    let namespace = find(name)?;
+    {
+        let mut user = namespace.user.lock();
+        if let Some(by) = &*user {
+            return Err(Error::busy(format!("{name}: {by}")));
+        }
+        *user = Some("being detached".into());
+    }
+    namespace.map.kill();
+    if !namespace.map.drain(Some(deadline_ns)) {
+        // It is dead for new uses and stays listed so that it can be tried
+        // again.
+        namespace.user.lock().take();
+        let pins: Vec<String> = memmap::pins()
+            .into_iter()
+            .filter(|pin| namespace.map.contains(pin.id))
+            .map(|pin| pin.owner)
+            .collect();
+        return Err(Error::busy(format!(
+            "{name}: pinned by {}",
+            pins.join(", ")
+        )));
+    }
+    ALL.lock().retain(|other| !Arc::ptr_eq(other, &namespace));
+    namespace.reach.unmap(namespace.range())?;
+    namespace.map.release()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::HostMemory;
+    use super::*;
+
+    fn region(start: u64, len: u64) -> Region {
+        Region {
+            dev: "region0".into(),
+            range: start..start + len,
+            numa_node: Some(0),
+            iset_id: None,
+            mappings: Vec::new(),
+            persistence_domain: PersistenceDomain::MemoryController,
+            read_only: None,
+            flush_hints: Vec::new(),
+            source: "test",
+        }
+    }
+
+    fn namespace(number: usize, edit: impl FnOnce(&mut Region)) -> Arc<Namespace> {
+        let memory = Arc::new(HostMemory::new(1 << 20, 1 << 21));
+        let mut region = region(memory.phys().as_u64(), 1 << 20);
+        edit(&mut region);
+        attach(number, region, memory, &|_| false).unwrap()
+    }
+
+    #[test]
+    fn reads_back_what_was_written_and_checks_bounds() {
+        let namespace = namespace(100, |_| ());
+        let claim = namespace.claim("test", true).unwrap();
+        let pmem = claim.pmem();
+        pmem.write(4090, b"hello world").unwrap();
+        pmem.write_back(4090, 11);
+        pmem.fence();
+        pmem.drain();
+        let mut buf = [0; 11];
+        pmem.read(4090, &mut buf).unwrap();
+        assert_eq!(&buf, b"hello world");
+        pmem.zero(4090, 5).unwrap();
+        pmem.read(4090, &mut buf).unwrap();
+        assert_eq!(&buf, b"\0\0\0\0\0 world");
+        let end = pmem.len();
+        for (off, len) in [(end, 1), (end - 3, 4), (u64::MAX, 2)] {
+            let mut buf = vec![0; len];
+            assert!(matches!(
+                pmem.read(off, &mut buf),
+                Err(MediaError::OutOfRange { .. })
+            ));
+            assert!(pmem.write(off, &buf).is_err());
+            assert!(pmem.zero(off, len as u64).is_err());
+            pmem.write_back(off, len as u64);
+        }
+        assert_eq!(pmem.phys(5), Some(namespace.phys() + 5));
+        assert_eq!(pmem.phys(end), None);
+    }
+
+    #[test]
+    fn a_claim_excludes_and_names_its_user() {
+        let namespace = namespace(101, |_| ());
+        let first = namespace.claim("mounted at /a", false).unwrap();
+        let second = namespace.claim("mkfs.ext4", true).err().unwrap();
+        assert!(second.to_string().contains("mounted at /a"), "{second}");
+        let pmem = first.pmem();
+        assert_eq!(pmem.write(0, &[1]), Err(MediaError::ReadOnly));
+        drop(first);
+        assert!(namespace.user().is_some(), "the memory keeps the claim");
+        drop(pmem);
+        assert!(namespace.claim("mkfs.ext4", true).is_ok());
+        assert_eq!(namespace.user(), None);
+    }
+
+    #[test]
+    fn unarmed_memory_is_never_claimed_for_writing() {
+        let namespace = namespace(102, |r| r.read_only = Some("nmem0 is not armed".into()));
+        assert!(namespace.claim("mkfs", true).is_err());
+        assert_eq!(namespace.user(), None);
+        assert!(namespace.claim("mount", false).is_ok());
+    }
+
+    #[test]
+    fn poison_is_an_error_of_its_page_only() {
+        let namespace = namespace(103, |_| ());
+        let claim = namespace.claim("test", false).unwrap();
+        let pmem = claim.pmem();
+        let page = namespace.pgmap().pages().start + 3;
+        namespace.pgmap().set_poison(page, true).unwrap();
+        let mut buf = [0; 4096];
+        assert!(pmem.read(2 * 4096, &mut buf).is_ok());
+        assert!(pmem.read(4 * 4096, &mut buf).is_ok());
+        assert_eq!(
+            pmem.read(4 * 4096 - 1, &mut buf),
+            Err(MediaError::Poisoned {
+                offset: 3 * 4096,
+                len: 4096
+            })
+        );
+    }
+
+    #[test]
+    fn the_platform_decides_about_write_back() {
+        let count = |domain| {
+            let n = namespace(104, |r| r.persistence_domain = domain);
+            let pmem = n.claim("test", true).unwrap().pmem();
+            pmem.needs_write_back()
+        };
+        assert!(count(PersistenceDomain::MemoryController));
+        assert!(count(PersistenceDomain::Unknown));
+        assert!(!count(PersistenceDomain::CpuCache));
+    }
+
+    #[test]
+    fn detaching_waits_for_pins_and_says_whose() {
+        let namespace = namespace(105, |_| ());
+        let map = namespace.pgmap().clone();
+        let id = memmap::FolioId::containing(namespace.phys(), quire_arch::PageSize::Size4K);
+        let file = memmap::OwnerId(core::num::NonZeroU32::MIN);
+        map.associate(id, file, 0).unwrap();
+        map.map_leaves(id, 1).unwrap();
+        let owner = memmap::PinOwner::new("rdma");
+        let pin = owner
+            .pin(&map, id.page, 1, memmap::Term::Short, false)
+            .map_err(Error::from)
+            .unwrap();
+        map.unmap_leaves(id, 1);
+        map.put(id, 1);
+        let error = detach("pmem105", 0).unwrap_err();
+        assert!(error.to_string().contains("rdma"), "{error}");
+        drop(pin);
+        detach("pmem105", crate::sched::now_ns() + 1_000_000_000).unwrap();
+        assert!(find("pmem105").is_err());
+        assert!(memmap::of_frame(id.page).is_none());
+    }
+
+    #[test]
+    fn descriptions_have_ndctls_keys() {
+        let namespace = namespace(106, |_| ());
+        let json = super::super::describe::namespace(&namespace).to_string();
+        assert!(
+            json.starts_with(
+                "{\"dev\":\"pmem106\",\"mode\":\"raw\",\"map\":\"mem\",\"size\":1048576,"
+            ),
+            "{json}"
+        );
+        assert!(json.contains("\"blockdev\":\"pmem106\""), "{json}");
+    }
+}
