@@ -437,7 +437,10 @@ pub(super) fn handle() {
     end(token);
     let irq = match number {
         0..16 => match Ipi::ALL.into_iter().find(|ipi| *ipi as u32 == number) {
-            Some(ipi) => Irq::Ipi(ipi),
+            Some(ipi) => {
+                percpu::this().messages.fetch_add(1, Ordering::Relaxed);
+                Irq::Ipi(ipi)
+            }
             None => return,
         },
         _ => Irq::Line(number),

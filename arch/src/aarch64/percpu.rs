@@ -23,6 +23,10 @@ pub struct Area {
     pub period: AtomicU64,
     /// Its timer's interrupt is enabled in the controller.
     pub timer_ready: AtomicBool,
+    /// Messages from other CPUs taken. Counted for the self-tests.
+    pub messages: AtomicU64,
+    /// Probing exceptions taken (see `trap::PROBE`).
+    pub probes: AtomicU64,
 }
 
 static AREAS: [Area; MAX_CPUS] = [const {
@@ -32,6 +36,8 @@ static AREAS: [Area; MAX_CPUS] = [const {
         target: AtomicU32::new(0),
         period: AtomicU64::new(0),
         timer_ready: AtomicBool::new(false),
+        messages: AtomicU64::new(0),
+        probes: AtomicU64::new(0),
     }
 }; MAX_CPUS];
 
