@@ -59,6 +59,18 @@ pub unsafe fn init_secondary(index: usize) {
 
 /// What every CPU needs first.
 fn init_registers() {
+    // The boot protocol enters with SP_EL0 selected, but exceptions are taken
+    // on SP_EL1. The stack stays the same, the register that holds it changes.
+    // SAFETY: the stack pointer has the same value before and after.
+    unsafe {
+        asm!(
+            "mov {sp}, sp",
+            "msr spsel, #1",
+            "mov sp, {sp}",
+            sp = out(reg) _,
+            options(nostack),
+        );
+    }
     // The compiler may use SIMD registers anywhere.
     CPACR_EL1.modify(CPACR_EL1::FPEN::TrapNothing);
     barrier::isb(barrier::SY);
@@ -308,7 +320,7 @@ pub unsafe fn start(cpu: &MpInfo, entry: extern "C" fn(usize) -> !, arg: usize) 
 }
 
 /// The first instructions of a started CPU. SIMD must work before any code of
-/// the compiler's runs.
+/// the compiler's runs, and the stack is SP_EL1's from here on.
 #[unsafe(naked)]
 unsafe extern "C" fn started(cpu: &MpInfo) -> ! {
     naked_asm!(
@@ -317,6 +329,9 @@ unsafe extern "C" fn started(cpu: &MpInfo) -> ! {
         "orr x9, x9, #(3 << 20)",
         "msr cpacr_el1, x9",
         "isb",
+        "mov x9, sp",
+        "msr spsel, #1",
+        "mov sp, x9",
         "add x1, x0, #{extra}",
         "ldar x1, [x1]",
         "ldp x9, x0, [x1]",
