@@ -120,6 +120,10 @@ fn load(image: &Image, file: &[u8]) -> Result<(Pages, usize), Refusal> {
     }
     // SAFETY: `done..size` lies in the image's own pages.
     unsafe { place.as_ptr().add(done).write_bytes(0, size - done) };
+    for segment in image.segments().iter().filter(|s| s.access.exec) {
+        let start = usize::try_from(segment.virt.saturating_sub(image.base)).unwrap_or(0);
+        arch::sync_code(place.as_ptr().wrapping_add(start), segment.file_size);
+    }
     Ok((place, backed))
 }
 

@@ -81,6 +81,9 @@ pub fn format() -> Format {
 /// The screen's memory needs nothing here: write-combining is in the PAT.
 pub fn note_screen(_address: Option<u64>) {}
 
+/// Instruction fetches see what was stored: nothing to do.
+pub fn sync_code(_start: *const u8, _len: usize) {}
+
 /// The machine's CPUs.
 pub struct Cpus {
     multi: bool,
