@@ -38,6 +38,12 @@ pub mod journal;
 pub mod mkfs;
 pub mod pmem;
 pub mod probe;
+#[cfg(feature = "std")]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "host code, on logs of its own making"
+)]
+pub mod record;
 pub mod types;
 
 pub use error::{Error, Place, Result};

@@ -11,6 +11,10 @@
 
 pub mod format;
 pub mod recover;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 

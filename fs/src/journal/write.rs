@@ -1,0 +1,432 @@
+//! Writing transactions to the log.
+//!
+//! A commit is two fences: one after the descriptor, revoke and data blocks
+//! (and after whatever file data the transaction makes reachable), one after
+//! the commit block. Then the caller writes the blocks in place. Those stores
+//! need no fence of their own: the first fence of the *next* commit covers
+//! them, and until then the log holds the same bytes.
+//!
+//! The log's start moves only when its space is needed: before a commit would
+//! run into the oldest transaction, the superblock is told that everything up
+//! to the last commit is in place. So a log of N blocks costs one superblock
+//! update for N blocks written.
+//!
+//! Rules for the caller: a block that was metadata and is freed must be
+//! [revoked](Transaction::revoke) in the transaction that frees it, or
+//! recovery could write its old contents over the file data that is there by
+//! then; and nothing may be stored in place before [`Writer::commit`] has
+//! returned.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::format::{
+    BLOCK_TAIL, BlockType, CommitHeader, Header, MAGIC, RevokeHeader, Superblock, Tag, Tag3,
+    incompat, tag,
+};
+use super::{Checksum, JournalMap, Log};
+use crate::error::{Error, Result};
+use crate::pmem::Pmem;
+use crate::types::Timestamp;
+
+/// What goes into the log as one.
+#[derive(Default)]
+pub struct Transaction<'a> {
+    /// File system blocks with their new contents, each once.
+    pub blocks: Vec<(u64, &'a [u8])>,
+    /// Blocks whose older copies in the log are void.
+    pub revoked: Vec<u64>,
+}
+
+impl<'a> Transaction<'a> {
+    /// Adds a block's new contents.
+    pub fn put(&mut self, block: u64, data: &'a [u8]) {
+        self.blocks.push((block, data));
+    }
+
+    /// Voids older copies of a block that is metadata no longer.
+    pub fn revoke(&mut self, block: u64) {
+        self.revoked.push(block);
+    }
+}
+
+/// What the file system's features ask of its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// Block numbers have 64 bits.
+    pub wide: bool,
+    /// The file system has `metadata_csum`: so has the journal.
+    pub checksums: bool,
+}
+
+/// A journal that is being written.
+pub struct Writer {
+    map: JournalMap,
+    sb: Superblock,
+    checksum: Checksum,
+    block_size: u32,
+    /// Bytes of a block number: 8 with the 64bit feature, else 4.
+    number_bytes: usize,
+    /// Where the log wraps.
+    end: u32,
+    /// The next journal block to write.
+    head: u32,
+    /// Journal blocks from the head to the oldest transaction.
+    free: u32,
+    /// The next transaction.
+    sequence: u32,
+}
+
+impl Writer {
+    /// Takes an empty journal into use (one whose log has been replayed).
+    /// `next_sequence` is what recovery gave. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for journals that can be read but not written;
+    /// media errors.
+    pub fn start<P: Pmem + ?Sized>(
+        pmem: &P,
+        map: JournalMap,
+        mut sb: Superblock,
+        next_sequence: u32,
+        block_size: u32,
+        format: Format,
+    ) -> Result<Self> {
+        let features = sb.s_feature_incompat.get();
+        let v1 = BlockType::from_raw(sb.s_header.h_blocktype.get()) == Some(BlockType::SuperV1);
+        if v1 {
+            return Err(Error::Unsupported {
+                feature: "writing a version 1 journal",
+            });
+        }
+        let fast = if features & incompat::FAST_COMMIT != 0 {
+            super::fast_commit_blocks(&sb)
+        } else {
+            0
+        };
+        let end = sb.s_maxlen.get().saturating_sub(fast);
+        let first = sb.s_first.get();
+        if end <= first {
+            return Err(super::corrupt("journal has no room for a log", 0));
+        }
+        // What recovery must understand from now on. v1 checksums give way:
+        // Linux never writes them beside v2 or v3, and no checksum is needed
+        // for a log whose blocks are fenced. The rest is what Linux chooses
+        // for such a file system.
+        let mut features = (features | incompat::REVOKE) & !incompat::ASYNC_COMMIT;
+        if format.wide {
+            features |= incompat::BIT64;
+        }
+        if format.checksums {
+            features = (features & !incompat::CSUM_V2) | incompat::CSUM_V3;
+            sb.s_checksum_type = super::format::CRC32C_CHKSUM;
+        }
+        sb.s_feature_compat = (sb.s_feature_compat.get() & !super::format::compat::CHECKSUM).into();
+        sb.s_feature_incompat = features.into();
+        sb.s_start = first.into();
+        sb.s_sequence = next_sequence.into();
+        let writer = Self {
+            checksum: Checksum::of(&sb),
+            number_bytes: if features & incompat::BIT64 != 0 {
+                8
+            } else {
+                4
+            },
+            end,
+            head: first,
+            free: end.saturating_sub(first),
+            sequence: next_sequence,
+            map,
+            sb,
+            block_size,
+        };
+        let mut sb = writer.sb;
+        writer.log(pmem).write_superblock(&mut sb)?;
+        Ok(writer)
+    }
+
+    fn log<'a, P: Pmem + ?Sized>(&'a self, pmem: &'a P) -> Log<'a, P> {
+        Log::new(pmem, &self.map, self.block_size)
+    }
+
+    /// Bytes that a tag takes in a descriptor block.
+    fn tag_bytes(&self) -> usize {
+        match self.checksum {
+            Checksum::V3(_) => size_of::<Tag3>(),
+            // The fixed part holds four bytes of the number.
+            Checksum::V2(_) => size_of::<Tag>()
+                .saturating_add(self.number_bytes)
+                .saturating_sub(2),
+            Checksum::None => size_of::<Tag>()
+                .saturating_add(self.number_bytes)
+                .saturating_sub(4),
+        }
+    }
+
+    fn tail_bytes(&self) -> usize {
+        if self.checksum.is_some() {
+            BLOCK_TAIL
+        } else {
+            0
+        }
+    }
+
+    /// Tags that fit in a descriptor block; the first is followed by a UUID.
+    fn tags_per_block(&self) -> usize {
+        (self.block_size as usize)
+            .saturating_sub(size_of::<Header>())
+            .saturating_sub(self.tail_bytes())
+            .saturating_sub(16)
+            .checked_div(self.tag_bytes())
+            .unwrap_or(1)
+            .max(1)
+    }
+
+    fn revokes_per_block(&self) -> usize {
+        (self.block_size as usize)
+            .saturating_sub(size_of::<RevokeHeader>())
+            .saturating_sub(self.tail_bytes())
+            .checked_div(self.number_bytes)
+            .unwrap_or(1)
+    }
+
+    /// Journal blocks that a transaction takes.
+    pub fn blocks_for(&self, blocks: usize, revoked: usize) -> usize {
+        let descriptors = blocks.div_ceil(self.tags_per_block());
+        let revokes = revoked.div_ceil(self.revokes_per_block().max(1));
+        blocks
+            .saturating_add(descriptors)
+            .saturating_add(revokes)
+            .saturating_add(1)
+    }
+
+    /// The most journal blocks that one transaction can take.
+    pub fn capacity(&self) -> usize {
+        self.end.saturating_sub(self.sb.s_first.get()) as usize
+    }
+
+    /// Makes a transaction durable in the log.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when it is larger than the journal; media errors.
+    /// The log then ends before it.
+    pub fn commit<P: Pmem + ?Sized>(
+        &mut self,
+        pmem: &P,
+        transaction: &Transaction<'_>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let needed = self.blocks_for(transaction.blocks.len(), transaction.revoked.len());
+        if needed > self.capacity() {
+            return Err(Error::NoSpace);
+        }
+        if needed > self.free as usize {
+            self.release(pmem)?;
+        }
+        let mut at = self.head;
+        let mut block = vec![0u8; self.block_size as usize];
+        for part in transaction.blocks.chunks(self.tags_per_block()) {
+            at = self.write_blocks(pmem, at, part, &mut block)?;
+        }
+        for part in transaction.revoked.chunks(self.revokes_per_block().max(1)) {
+            self.fill_revoke(&mut block, part);
+            at = self.write_at(pmem, at, &block)?;
+        }
+        pmem.fence();
+        self.fill_commit(&mut block, now);
+        at = self.write_at(pmem, at, &block)?;
+        pmem.fence();
+        self.head = at;
+        self.free = self.free.saturating_sub(needed as u32);
+        self.sequence = self.sequence.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Tells the journal that every committed transaction is in place, so
+    /// that its log's space can be used again.
+    ///
+    /// # Errors
+    /// Media errors.
+    fn release<P: Pmem + ?Sized>(&mut self, pmem: &P) -> Result<()> {
+        // In-place stores of the last commit have been written back; they
+        // must be durable before the log forgets them.
+        pmem.fence();
+        self.sb.s_start = self.head.into();
+        self.sb.s_sequence = self.sequence.into();
+        let mut sb = self.sb;
+        self.log(pmem).write_superblock(&mut sb)?;
+        self.free = self.end.saturating_sub(self.sb.s_first.get());
+        Ok(())
+    }
+
+    /// Ends the use of the journal: everything is in place, the log is empty.
+    ///
+    /// # Errors
+    /// Media errors.
+    pub fn stop<P: Pmem + ?Sized>(mut self, pmem: &P) -> Result<()> {
+        pmem.fence();
+        self.sb.s_start = 0.into();
+        self.sb.s_sequence = self.sequence.into();
+        let mut sb = self.sb;
+        self.log(pmem).write_superblock(&mut sb)
+    }
+
+    fn write_at<P: Pmem + ?Sized>(&self, pmem: &P, at: u32, block: &[u8]) -> Result<u32> {
+        let log = self.log(pmem);
+        pmem.write_nt(log.offset(at)?, block)?;
+        let next = at.saturating_add(1);
+        Ok(if next >= self.end {
+            self.sb.s_first.get()
+        } else {
+            next
+        })
+    }
+
+    /// Writes a descriptor block and the data blocks behind it.
+    fn write_blocks<P: Pmem + ?Sized>(
+        &self,
+        pmem: &P,
+        at: u32,
+        part: &[(u64, &[u8])],
+        block: &mut [u8],
+    ) -> Result<u32> {
+        block.fill(0);
+        let mut room = Room::after(
+            block,
+            Header::new(BlockType::Descriptor, self.sequence).as_bytes(),
+        );
+        let mut escaped = Vec::new();
+        for (position, &(number, data)) in part.iter().enumerate() {
+            let mut flags = if position == 0 { 0 } else { tag::SAME_UUID };
+            if position.saturating_add(1) == part.len() {
+                flags |= tag::LAST_TAG;
+            }
+            let mut sum = 0;
+            if data.starts_with(&MAGIC.to_be_bytes()) {
+                flags |= tag::ESCAPE;
+                let mut copy = data.to_vec();
+                if let Some(head) = copy.get_mut(..4) {
+                    head.fill(0);
+                }
+                if self.checksum.is_some() {
+                    sum = self.checksum.data(self.sequence, &copy);
+                }
+                escaped.push(copy);
+            } else if self.checksum.is_some() {
+                sum = self.checksum.data(self.sequence, data);
+            }
+            self.put_tag(&mut room, number, flags, sum);
+            if position == 0 {
+                room.put(&self.sb.s_uuid);
+            }
+        }
+        self.seal(block);
+        let mut at = self.write_at(pmem, at, block)?;
+        let mut escaped = escaped.iter();
+        for &(_, data) in part {
+            let data = if data.starts_with(&MAGIC.to_be_bytes()) {
+                escaped.next().map_or(data, Vec::as_slice)
+            } else {
+                data
+            };
+            at = self.write_at(pmem, at, data)?;
+        }
+        Ok(at)
+    }
+
+    fn put_tag(&self, room: &mut Room<'_>, number: u64, flags: u32, sum: u32) {
+        let (low, high) = (number as u32, (number >> 32) as u32);
+        if matches!(self.checksum, Checksum::V3(_)) {
+            room.put(
+                Tag3 {
+                    t_blocknr: low.into(),
+                    t_flags: flags.into(),
+                    t_blocknr_high: high.into(),
+                    t_checksum: sum.into(),
+                }
+                .as_bytes(),
+            );
+            return;
+        }
+        room.put(
+            Tag {
+                t_blocknr: low.into(),
+                t_checksum: (sum as u16).into(),
+                t_flags: (flags as u16).into(),
+            }
+            .as_bytes(),
+        );
+        if self.number_bytes == 8 {
+            room.put(&high.to_be_bytes());
+        }
+        if matches!(self.checksum, Checksum::V2(_)) {
+            room.put(&[0; 2]);
+        }
+    }
+
+    fn fill_revoke(&self, block: &mut [u8], part: &[u64]) {
+        block.fill(0);
+        let used =
+            size_of::<RevokeHeader>().saturating_add(part.len().saturating_mul(self.number_bytes));
+        let header = RevokeHeader {
+            r_header: Header::new(BlockType::Revoke, self.sequence),
+            r_count: (used as u32).into(),
+        };
+        let mut room = Room::after(block, header.as_bytes());
+        for number in part {
+            let bytes = number.to_be_bytes();
+            room.put(
+                bytes
+                    .get(8_usize.saturating_sub(self.number_bytes)..)
+                    .unwrap_or(&bytes),
+            );
+        }
+        self.seal(block);
+    }
+
+    fn fill_commit(&self, block: &mut [u8], now: Timestamp) {
+        block.fill(0);
+        let mut commit = CommitHeader::new_zeroed();
+        commit.h_header = Header::new(BlockType::Commit, self.sequence);
+        commit.h_commit_sec = (now.secs as u64).into();
+        commit.h_commit_nsec = now.nanos.into();
+        Room::after(block, commit.as_bytes());
+        if let Some(sum) = self.checksum.commit(block)
+            && let [first, ..] = &mut commit.h_chksum
+        {
+            *first = sum.into();
+            Room::after(block, commit.as_bytes());
+        }
+    }
+
+    /// Stores the checksum at the end of a descriptor or revoke block.
+    fn seal(&self, block: &mut [u8]) {
+        if let Some(sum) = self.checksum.block_tail(block)
+            && let Some(tail) = block.last_chunk_mut()
+        {
+            *tail = sum.to_be_bytes();
+        }
+    }
+}
+
+/// What is left of a block that is being filled.
+struct Room<'a>(&'a mut [u8]);
+
+impl<'a> Room<'a> {
+    /// Puts `head` at the start of `block`; the rest is the room.
+    fn after(block: &'a mut [u8], head: &[u8]) -> Self {
+        let mut room = Self(block);
+        room.put(head);
+        room
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let rest = core::mem::take(&mut self.0);
+        if let Some((place, rest)) = rest.split_at_mut_checked(bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.0 = rest;
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! Memory that remembers what was done to it, and the states in which a
+//! power cut could leave it.
+//!
+//! [`RecordingPmem`] passes every access on and keeps each store, write-back,
+//! fence and drain, in order. [`CrashModel`] plays such a log again and knows,
+//! for every cache line, what is surely on the media and what may be. The
+//! model is that of x86 and Arm with a persistence domain behind the memory
+//! controller:
+//!
+//! - A store to a line may reach the media at any moment after it was made.
+//! - Stores to *one* line reach it in the order in which they were made, in
+//!   units of eight aligned bytes; stores to different lines in any order.
+//! - Cache-bypassing stores are not ordered even within a line.
+//! - A line is surely on the media when a fence follows its write-back (or
+//!   its cache-bypassing store).
+//!
+//! So a cut leaves each line with what is sure, plus some prefix of the
+//! cached stores that are not (or any subset of the others). [`CrashModel::images`]
+//! gives all combinations while they are few, and a seeded sample of them,
+//! with the extremes, when they are many.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use crate::pmem::{MediaError, Pmem};
+
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+/// Bytes that reach the media as one.
+const UNIT: u64 = 8;
+
+/// One thing that was done to the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A store through the caches.
+    Store {
+        /// First byte.
+        offset: u64,
+        /// What was stored.
+        data: Vec<u8>,
+    },
+    /// A store past the caches.
+    StoreNt {
+        /// First byte.
+        offset: u64,
+        /// What was stored.
+        data: Vec<u8>,
+    },
+    /// Cache lines were told to write back.
+    WriteBack {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// What was written back before is on the media after.
+    Fence,
+    /// The platform's own buffers were emptied.
+    Drain,
+    /// A note of the program that ran: which call began or returned.
+    Note(String),
+}
+
+/// Memory that keeps a log of what is done to it.
+pub struct RecordingPmem<P> {
+    inner: P,
+    events: Mutex<Vec<Event>>,
+}
+
+impl<P: Pmem> RecordingPmem<P> {
+    /// Starts recording.
+    pub fn new(inner: P) -> Self {
+        Self {
+            inner,
+            events: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Takes the log so far, and begins a new one.
+    pub fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes a note into the log.
+    pub fn note(&self, text: impl Into<String>) {
+        self.push(Event::Note(text.into()));
+    }
+
+    /// The memory below.
+    pub fn inner(&self) -> &P {
+        &self.inner
+    }
+
+    fn push(&self, event: Event) {
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(event);
+    }
+}
+
+impl<P: Pmem> Pmem for RecordingPmem<P> {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.inner.is_writable()
+    }
+
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<(), MediaError> {
+        self.inner.read(off, buf)
+    }
+
+    fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
+        self.inner.write(off, data)?;
+        self.push(Event::Store {
+            offset: off,
+            data: data.to_vec(),
+        });
+        Ok(())
+    }
+
+    fn write_nt(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
+        self.inner.write_nt(off, data)?;
+        self.push(Event::StoreNt {
+            offset: off,
+            data: data.to_vec(),
+        });
+        Ok(())
+    }
+
+    fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> {
+        self.inner.zero(off, len)?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.push(Event::StoreNt {
+            offset: off,
+            data: vec![0; len],
+        });
+        Ok(())
+    }
+
+    fn write_back(&self, off: u64, len: u64) {
+        self.inner.write_back(off, len);
+        self.push(Event::WriteBack { offset: off, len });
+    }
+
+    fn fence(&self) {
+        self.inner.fence();
+        self.push(Event::Fence);
+    }
+
+    fn drain(&self) {
+        self.inner.drain();
+        self.push(Event::Drain);
+    }
+}
+
+/// Writes a log as text, one event a line, in the order in which they came:
+///
+/// ```text
+/// S OFFSET HEXBYTES    store through the caches
+/// N OFFSET HEXBYTES    store past the caches
+/// W OFFSET LENGTH      write-back of the lines of this range
+/// F                    fence
+/// D                    drain
+/// # TEXT               a note: `begin COMMAND`, `end STATUS`
+/// ```
+///
+/// Numbers are decimal bytes from the start of the media.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_log(events: &[Event], out: &mut dyn Write) -> io::Result<()> {
+    fn hex(out: &mut dyn Write, data: &[u8]) -> io::Result<()> {
+        for byte in data {
+            write!(out, "{byte:02x}")?;
+        }
+        writeln!(out)
+    }
+    for event in events {
+        match event {
+            Event::Store { offset, data } => {
+                write!(out, "S {offset} ")?;
+                hex(out, data)?;
+            }
+            Event::StoreNt { offset, data } => {
+                write!(out, "N {offset} ")?;
+                hex(out, data)?;
+            }
+            Event::WriteBack { offset, len } => writeln!(out, "W {offset} {len}")?,
+            Event::Fence => writeln!(out, "F")?,
+            Event::Drain => writeln!(out, "D")?,
+            Event::Note(text) => writeln!(out, "# {}", text.replace('\n', " "))?,
+        }
+    }
+    Ok(())
+}
+
+/// Up to eight bytes that reach the media as one.
+#[derive(Debug, Clone)]
+struct Unit {
+    offset: u64,
+    data: Vec<u8>,
+    /// Not ordered with the line's other stores.
+    free: bool,
+    /// On its way: the next fence makes it sure.
+    in_flight: bool,
+}
+
+/// A log being played, up to some event.
+pub struct CrashModel {
+    sure: Vec<u8>,
+    /// By line: stores that may be on the media, in order.
+    pending: BTreeMap<u64, Vec<Unit>>,
+}
+
+impl CrashModel {
+    /// Starts from media that hold `image`, all of it durable.
+    pub fn new(image: Vec<u8>) -> Self {
+        Self {
+            sure: image,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Plays the next event.
+    pub fn play(&mut self, event: &Event) {
+        match event {
+            Event::Store { offset, data } => self.store(*offset, data, false),
+            Event::StoreNt { offset, data } => self.store(*offset, data, true),
+            Event::WriteBack { offset, len } => {
+                let end = offset.saturating_add(*len);
+                for (_, units) in self.pending.range_mut(offset / LINE..end.div_ceil(LINE)) {
+                    for unit in units {
+                        unit.in_flight = true;
+                    }
+                }
+            }
+            Event::Fence => self.fence(),
+            Event::Drain | Event::Note(_) => {}
+        }
+    }
+
+    fn store(&mut self, offset: u64, data: &[u8], free: bool) {
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let room = (UNIT - at % UNIT) as usize;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            let unit = Unit {
+                offset: at,
+                data: now.to_vec(),
+                free,
+                in_flight: free,
+            };
+            self.pending.entry(at / LINE).or_default().push(unit);
+            at += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    fn fence(&mut self) {
+        let sure = &mut self.sure;
+        self.pending.retain(|_, units| {
+            // In order: what is in flight, and every ordered store of the
+            // line before it, since a line is written back whole.
+            let last = units.iter().rposition(|unit| unit.in_flight && !unit.free);
+            let mut kept = Vec::new();
+            for (index, unit) in units.drain(..).enumerate() {
+                if unit.in_flight || last.is_some_and(|last| index <= last) {
+                    apply(sure, &unit);
+                } else {
+                    kept.push(unit);
+                }
+            }
+            *units = kept;
+            !units.is_empty()
+        });
+    }
+
+    /// Lines that hold something that is not surely on the media.
+    pub fn unsure_lines(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The states that a cut now could leave: all of them while they are no
+    /// more than `limit`, else `limit` of them, chosen by `seed`, the extremes
+    /// always among them. The first is what is sure; the last has everything.
+    pub fn images(&self, limit: usize, seed: u64) -> Vec<Vec<u8>> {
+        let choices: Vec<(&Vec<Unit>, usize)> = self
+            .pending
+            .values()
+            .map(|units| (units, states(units)))
+            .collect();
+        let all = choices
+            .iter()
+            .try_fold(1usize, |product, (_, states)| product.checked_mul(*states))
+            .filter(|&all| all <= limit);
+        let mut images = Vec::new();
+        if let Some(all) = all {
+            for number in 0..all {
+                let mut rest = number;
+                images.push(self.image(choices.iter().map(|(units, states)| {
+                    let choice = rest % states;
+                    rest /= states;
+                    (*units, choice)
+                })));
+            }
+            return images;
+        }
+        let mut random = Random(seed);
+        images.push(self.sure.clone());
+        while images.len() + 1 < limit.max(2) {
+            // Two kinds of sample: each line on its own, and most lines alike
+            // with a few exceptions, which is where order bugs show.
+            let bias = random.next() % 3;
+            images.push(self.image(choices.iter().map(|(units, states)| {
+                let lone = random.next().is_multiple_of(8);
+                let choice = match (bias, lone) {
+                    (0, false) => 0,
+                    (1, false) => states - 1,
+                    _ => (random.next() % *states as u64) as usize,
+                };
+                (*units, choice)
+            })));
+        }
+        images.push(self.image(choices.iter().map(|(units, states)| (*units, states - 1))));
+        images
+    }
+
+    fn image<'a>(&self, choices: impl Iterator<Item = (&'a Vec<Unit>, usize)>) -> Vec<u8> {
+        let mut image = self.sure.clone();
+        for (units, choice) in choices {
+            let free = units.iter().filter(|unit| unit.free).count().min(FREE_BITS);
+            let subset = choice % (1 << free);
+            let prefix = choice >> free;
+            let (mut ordered, mut loose) = (0, 0);
+            for unit in units {
+                let there = if unit.free {
+                    let bit = loose.min(FREE_BITS - 1);
+                    loose += 1;
+                    subset & (1 << bit) != 0
+                } else {
+                    ordered += 1;
+                    ordered <= prefix
+                };
+                if there {
+                    apply(&mut image, unit);
+                }
+            }
+        }
+        image
+    }
+}
+
+/// Cache-bypassing stores of one line whose presence is chosen one by one;
+/// those past it go with the last.
+const FREE_BITS: usize = 8;
+
+/// States that a line's unsure stores can be in.
+fn states(units: &[Unit]) -> usize {
+    let free = units.iter().filter(|unit| unit.free).count();
+    let ordered = units.len() - free;
+    (ordered + 1) << free.min(FREE_BITS)
+}
+
+fn apply(image: &mut [u8], unit: &Unit) {
+    let start = unit.offset as usize;
+    if let Some(place) = image.get_mut(start..start + unit.data.len()) {
+        place.copy_from_slice(&unit.data);
+    }
+}
+
+/// Splitmix64: the same sequence for the same seed, everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pmem::MemPmem;
+
+    fn played(program: impl Fn(&RecordingPmem<MemPmem>)) -> CrashModel {
+        let pmem = RecordingPmem::new(MemPmem::zeroed(256));
+        program(&pmem);
+        let mut model = CrashModel::new(vec![0; 256]);
+        for event in pmem.take() {
+            model.play(&event);
+        }
+        model
+    }
+
+    #[test]
+    fn only_a_fence_after_a_write_back_makes_a_store_sure() {
+        let store = |p: &RecordingPmem<MemPmem>| p.write(0, &[1]).expect("inside");
+        assert_eq!(played(store).images(9, 0).len(), 2);
+        let model = played(|p| {
+            store(p);
+            p.fence();
+        });
+        assert_eq!(model.images(9, 0).len(), 2, "a fence alone does nothing");
+        let model = played(|p| {
+            store(p);
+            p.write_back(0, 1);
+        });
+        assert_eq!(model.images(9, 0).len(), 2, "nor does a write-back alone");
+        let model = played(|p| {
+            store(p);
+            p.write_back(0, 1);
+            p.fence();
+        });
+        let images = model.images(9, 0);
+        assert_eq!((images.len(), images[0][0]), (1, 1));
+    }
+
+    #[test]
+    fn a_line_keeps_the_order_of_its_stores() {
+        let model = played(|p| {
+            p.write(0, &[1]).expect("inside");
+            p.write(8, &[2]).expect("inside");
+        });
+        let states: Vec<_> = model.images(9, 0).iter().map(|i| (i[0], i[8])).collect();
+        assert_eq!(states, [(0, 0), (1, 0), (1, 2)]);
+    }
+
+    #[test]
+    fn lines_have_no_order_and_bypassing_stores_neither() {
+        let cached = played(|p| {
+            p.write(0, &[1]).expect("inside");
+            p.write(64, &[2]).expect("inside");
+        });
+        assert_eq!(cached.images(9, 0).len(), 4);
+        let bypassing = played(|p| {
+            p.write_nt(0, &[1; 8]).expect("inside");
+            p.write_nt(8, &[2; 8]).expect("inside");
+        });
+        let states: Vec<_> = bypassing
+            .images(9, 0)
+            .iter()
+            .map(|i| (i[0], i[8]))
+            .collect();
+        assert_eq!(states, [(0, 0), (1, 0), (0, 2), (1, 2)]);
+    }
+
+    #[test]
+    fn long_stores_tear_at_eight_bytes() {
+        let model = played(|p| p.write(4, &[7; 12]).expect("inside"));
+        let lengths: Vec<usize> = model
+            .images(9, 0)
+            .iter()
+            .map(|i| i.iter().filter(|&&b| b == 7).count())
+            .collect();
+        assert_eq!(lengths, [0, 4, 12]);
+    }
+
+    #[test]
+    fn samples_have_the_extremes_and_repeat() {
+        let model = played(|p| {
+            for line in 0..4 {
+                for unit in 0..8u64 {
+                    p.write(line * 64 + unit * 8, &[1]).expect("inside");
+                }
+            }
+        });
+        let images = model.images(50, 3);
+        assert_eq!(images.len(), 50);
+        assert_eq!(images.first().map(|i| i.contains(&1)), Some(false));
+        assert_eq!(
+            images.last().map(|i| i.iter().filter(|&&b| b == 1).count()),
+            Some(32)
+        );
+        assert_eq!(images, model.images(50, 3));
+    }
+
+    #[test]
+    fn a_log_is_text() {
+        let pmem = RecordingPmem::new(MemPmem::zeroed(256));
+        pmem.note("begin touch f");
+        pmem.write(3, &[0xab, 1]).expect("inside");
+        pmem.write_back(3, 2);
+        pmem.fence();
+        let mut text = Vec::new();
+        write_log(&pmem.take(), &mut text).expect("to memory");
+        assert_eq!(text, b"# begin touch f\nS 3 ab01\nW 3 2\nF\n");
+    }
+}
