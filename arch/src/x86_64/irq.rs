@@ -41,7 +41,7 @@ pub unsafe fn init(madt: &[u8], map: MapDevice<'_>) -> Result<(), IrqError> {
         mask_8259();
     }
     // SAFETY: the caller's promise.
-    unsafe { lapic::init(madt.lapic, map) };
+    unsafe { lapic::init(madt.lapic, madt.cpus, map) };
     for io in madt.ioapics() {
         let registers = map(io.address, 0x20);
         // SAFETY: the registers have just been mapped.

@@ -91,13 +91,18 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Chooses the mode: x2APIC where the CPU has it.
+/// Chooses the mode: x2APIC where the CPU has it and it is good for anything.
+/// On a single CPU it is not, and xAPIC stays unless the loader left it: QEMU
+/// that counts instructions (`-icount`) cannot serve the timer's MSRs and
+/// stops with "Bad icount read"; its registers in memory it can.
 ///
 /// # Safety
 ///
 /// Once, on the boot CPU; `map` maps device registers.
-pub unsafe fn init(base: PhysAddr, map: MapDevice<'_>) {
-    if super::cpu::features().has("x2apic") {
+pub unsafe fn init(base: PhysAddr, cpus: u32, map: MapDevice<'_>) {
+    // SAFETY: every CPU with a local APIC that runs in long mode has it.
+    let already = unsafe { Msr::new(APIC_BASE).read() } & BASE_X2APIC != 0;
+    if already || (cpus > 1 && super::cpu::features().has("x2apic")) {
         MODE.store(X2APIC, Ordering::Release);
     } else {
         let va = map(base, 4096);

@@ -91,6 +91,22 @@ impl Reference {
     }
 }
 
+/// Both counters at one moment, as nearly as five tries get: the try between
+/// whose two readings the least time went by, so that an interruption in the
+/// middle (a busy host, an SMI) does not count.
+pub fn sample(count: &impl Fn() -> u64, read: &impl Fn() -> u64) -> (u64, u64) {
+    let mut best = (u64::MAX, 0, 0);
+    for _ in 0..5 {
+        let before = read();
+        let at = count();
+        let width = read().wrapping_sub(before);
+        if width < best.0 {
+            best = (width, at, before.wrapping_add(width / 2));
+        }
+    }
+    (best.1, best.2)
+}
+
 /// Waits until `count` has made 10 ms, reading both at either end.
 fn poll(
     count: impl Fn() -> u64,
@@ -98,13 +114,11 @@ fn poll(
     ns: impl Fn(u64) -> u64,
     read: impl Fn() -> u64,
 ) -> Option<(u64, u64)> {
-    let start = count();
-    let from = read();
+    let (start, from) = sample(&count, &read);
     for _ in 0..MAX_POLLS {
-        let ticks = count().wrapping_sub(start) & mask;
-        let ns = ns(ticks);
-        if ns >= MEASURE_NS {
-            return Some((read().wrapping_sub(from), ns));
+        if ns(count().wrapping_sub(start) & mask) >= MEASURE_NS {
+            let (end, to) = sample(&count, &read);
+            return Some((to.wrapping_sub(from), ns(end.wrapping_sub(start) & mask)));
         }
         core::hint::spin_loop();
     }

@@ -8,7 +8,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::pure::clock::{Rate, frequency};
-use super::reference::{Reference, tsc_hz_told};
+use super::reference::{Reference, sample, tsc_hz_told};
 use super::{cpu, lapic, percpu};
 pub use crate::platform::TimeHints;
 
@@ -111,15 +111,16 @@ pub(super) fn init_cpu() {
     // The bus ticks alike on every CPU: the first one measures.
     if BUS_NS_MULT.load(Ordering::Acquire) == 0 {
         lapic::timer_mask();
-        let start = now_ns();
         lapic::timer_in(u32::MAX);
+        let passed = || u64::from(u32::MAX - lapic::timer_left());
+        let (from, start) = sample(&passed, &now_ns);
         while now_ns() - start < 5_000_000 {
             core::hint::spin_loop();
         }
-        let ticks = u32::MAX - lapic::timer_left();
-        let ns = now_ns() - start;
+        let (to, end) = sample(&passed, &now_ns);
+        let (ticks, ns) = (to.wrapping_sub(from), end - start);
         lapic::timer_in(0);
-        if let Some(rate) = frequency(u64::from(ticks), ns).and_then(Rate::new) {
+        if let Some(rate) = frequency(ticks, ns).and_then(Rate::new) {
             let (ns, ticks) = rate.factors();
             BUS_TICK_MULT.store(ticks, Ordering::Relaxed);
             BUS_NS_MULT.store(ns, Ordering::Release);

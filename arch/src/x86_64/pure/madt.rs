@@ -60,6 +60,8 @@ pub struct Madt {
     pub lapic: PhysAddr,
     /// The machine has 8259s, which must be masked.
     pub has_8259: bool,
+    /// CPUs that can be used.
+    pub cpus: u32,
     ioapics: Few<IoApic, MAX_IOAPICS>,
     overrides: Few<Override, MAX_OVERRIDES>,
     nmis: Few<Nmi, MAX_NMIS>,
@@ -143,6 +145,7 @@ impl Madt {
         let mut madt = Madt {
             lapic: PhysAddr(u64::from(lapic)),
             has_8259: flags & 1 != 0,
+            cpus: 0,
             ioapics: Few::new(),
             overrides: Few::new(),
             nmis: Few::new(),
@@ -157,6 +160,9 @@ impl Madt {
 
     fn add(&mut self, t: &[u8], kind: u8, e: &[u8]) -> Option<()> {
         match kind {
+            // Bit 0: enabled.
+            0 if read_u32(e, 4)? & 1 != 0 => self.cpus += 1,
+            9 if read_u32(e, 8)? & 1 != 0 => self.cpus += 1,
             1 => self.ioapics.push(IoApic {
                 address: PhysAddr(u64::from(read_u32(e, 4)?)),
                 gsi_base: read_u32(e, 8)?,
@@ -285,6 +291,7 @@ mod tests {
         let m = Madt::parse(&t).unwrap();
         assert_eq!(m.lapic, PhysAddr(0xfee0_0000));
         assert!(m.has_8259);
+        assert_eq!(m.cpus, 2);
         let io: Vec<_> = m.ioapics().collect();
         assert_eq!(
             io,
