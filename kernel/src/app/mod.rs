@@ -1,1 +1,26 @@
 //! What applications link against.
+//!
+//! A Quire application is a crate with an entry function that links this
+//! library; together they are the image that boots. There are no system calls:
+//! these are functions in the same address space. Names and meanings are those
+//! of Rust's standard library where it has the thing, with the kernel's
+//! [`Error`](crate::error::Error), and paths as bytes.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`fs`] | files, directories, links |
+//! | [`mount`](mod@mount) | file systems in the tree |
+//! | [`thread`] | threads, sleeping, parking |
+//! | [`time`] | how long, and what time it is |
+//! | [`io`] | standard output, lines from the console |
+//! | [`system`] | the machine |
+//!
+//! `kernel/apps/hello` is a whole application in some thirty lines, and
+//! `docs/src/apps.md` says how to write one.
+
+pub mod fs;
+pub mod io;
+pub mod mount;
+pub mod system;
+pub mod thread;
+pub mod time;

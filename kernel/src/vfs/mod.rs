@@ -1,1 +1,338 @@
-//! Files and paths: the in-memory root, mounts, open files.
+//! Files and paths: one tree over an in-memory root and mounted file systems.
+//!
+//! The floor between the application API and the file systems. It knows names
+//! (path walk, symbolic links, mount points), who has what open (so a file that
+//! was removed while open lives until its last close), and nothing of how a
+//! file system stores anything: that is behind [`FileSystem`], implemented by
+//! [`ramfs`] and, over `quire-fs`, by [`ext4`].
+//!
+//! The same code runs on the developer's machine: devices come through
+//! [`Devices`], time through a function, and mapped files through
+//! [`layout_lease`], so `quire fs run` executes the shell's file commands on an
+//! image file.
+//!
+//! # Rules
+//!
+//! * A walk, and what it leads to (opening, creating), happens under the tree
+//!   lock held shared; removing, renaming and mounting hold it exclusively. So
+//!   an inode number that a walk has found cannot be freed before it is pinned
+//!   by a [`Node`].
+//! * Lock order: tree, then a mount's table of open inodes, then the file
+//!   system's own lock. Nothing calls upward while it holds the last two.
+//! * Names are bytes. The only ones that mean anything are `/`, NUL, `.`, `..`.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::error::Result;
+
+pub mod devices;
+pub mod ext4;
+pub mod file;
+pub mod ramfs;
+pub mod tree;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use devices::{DeviceInfo, Devices, MemDevices, NoDevices};
+pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};
+pub use tree::{MountInfo, Vfs};
+
+pub(crate) use crate::sync::{Mutex, RwLock};
+
+/// Longest path in bytes, the terminating NUL of other systems included.
+pub const PATH_MAX: usize = 4096;
+/// Longest name of one directory entry.
+pub const NAME_MAX: usize = 255;
+/// Symbolic links followed in one walk before it is called a loop.
+pub const LINKS_MAX: usize = 40;
+
+/// An inode's number in its file system.
+pub type Ino = u64;
+
+/// A point in time, as Unix counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    /// Seconds since 1 January 1970.
+    pub seconds: i64,
+    /// Nanoseconds in that second.
+    pub nanoseconds: u32,
+}
+
+/// What an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A character device's node.
+    CharDevice,
+    /// A block device's node.
+    BlockDevice,
+    /// A named pipe.
+    Fifo,
+    /// A local socket's name.
+    Socket,
+}
+
+impl FileKind {
+    /// The letter that `ls -l` shows.
+    pub fn letter(self) -> char {
+        match self {
+            FileKind::File => '-',
+            FileKind::Dir => 'd',
+            FileKind::Symlink => 'l',
+            FileKind::CharDevice => 'c',
+            FileKind::BlockDevice => 'b',
+            FileKind::Fifo => 'p',
+            FileKind::Socket => 's',
+        }
+    }
+
+    /// The words that `stat` shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            FileKind::File => "regular file",
+            FileKind::Dir => "directory",
+            FileKind::Symlink => "symbolic link",
+            FileKind::CharDevice => "character special file",
+            FileKind::BlockDevice => "block special file",
+            FileKind::Fifo => "fifo",
+            FileKind::Socket => "socket",
+        }
+    }
+}
+
+/// What is known of an inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its number.
+    pub ino: Ino,
+    /// Its kind.
+    pub kind: FileKind,
+    /// Permission bits, set-id bits and the sticky bit: twelve bits.
+    pub mode: u32,
+    /// Names that lead to it.
+    pub links: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length in bytes.
+    pub size: u64,
+    /// Storage that it takes, in bytes.
+    pub allocated: u64,
+    /// The unit of allocation in bytes.
+    pub block_size: u32,
+    /// A device node's major and minor number.
+    pub device: (u32, u32),
+    /// Last access.
+    pub accessed: Time,
+    /// Last change of the content.
+    pub modified: Time,
+    /// Last change of anything.
+    pub changed: Time,
+    /// When it was made, where the file system keeps that.
+    pub created: Option<Time>,
+}
+
+impl Metadata {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Dir
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind == FileKind::File
+    }
+
+    /// Whether it is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        self.kind == FileKind::Symlink
+    }
+}
+
+/// What a new inode shall be.
+#[derive(Clone, Copy, Debug)]
+pub enum NewKind<'a> {
+    /// An empty regular file.
+    File,
+    /// An empty directory.
+    Dir,
+    /// A symbolic link to these bytes.
+    Symlink(&'a [u8]),
+    /// A node without content of its own: device, pipe or socket.
+    Special(FileKind, (u32, u32)),
+}
+
+/// An inode that is about to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    /// What it shall be.
+    pub kind: NewKind<'a>,
+    /// Its twelve mode bits.
+    pub mode: u32,
+    /// Now.
+    pub now: Time,
+}
+
+/// Attributes to change; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    /// Twelve mode bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub accessed: Option<Time>,
+    /// Last change of the content.
+    pub modified: Option<Time>,
+}
+
+/// Where a write begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAt {
+    /// At this offset.
+    Offset(u64),
+    /// At the end, wherever that is when the write happens.
+    End,
+}
+
+/// What to do with a range's storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocate {
+    /// Allocate what is missing and let the file grow to the range's end.
+    Extend,
+    /// Allocate what is missing and leave the size alone.
+    KeepSize,
+    /// Give the storage back; the range reads as zeros.
+    Punch,
+}
+
+/// Whether an extended attribute may or must exist already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Create or replace.
+    Any,
+    /// It must not exist.
+    Create,
+    /// It must exist.
+    Replace,
+}
+
+/// How full a file system is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatFs {
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// Blocks that files can use, used and free together.
+    pub blocks: u64,
+    /// Free blocks, those that are reserved included.
+    pub free: u64,
+    /// Free blocks that anybody may take.
+    pub available: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Free inodes.
+    pub free_inodes: u64,
+    /// The volume's label.
+    pub label: String,
+    /// The volume's UUID.
+    pub uuid: [u8; 16],
+}
+
+/// One entry as a file system reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawEntry<'a> {
+    /// Its name; `.` and `..` are never reported.
+    pub name: &'a [u8],
+    /// The inode that it leads to.
+    pub ino: Ino,
+    /// Its kind, where the directory tells it.
+    pub kind: Option<FileKind>,
+    /// Where to continue after this entry.
+    pub next: u64,
+}
+
+/// A file system: objects are inodes, named by number.
+///
+/// An implementation locks itself. It may rely on the tree lock for this much:
+/// while one of `unlink`, `rmdir`, `rename` or `unmount` runs, no other call
+/// that names a directory runs.
+pub trait FileSystem: Send + Sync {
+    /// Its type as `mount` shows it.
+    fn type_name(&self) -> &'static str;
+    /// The root directory.
+    fn root(&self) -> Ino;
+    /// The inode under this name: `NotDir` when `dir` is none, `NotFound`.
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino>;
+    /// An inode's metadata.
+    fn metadata(&self, ino: Ino) -> Result<Metadata>;
+    /// A symbolic link's target.
+    fn read_link(&self, ino: Ino) -> Result<Vec<u8>>;
+    /// Reports entries from a position on (0 is the beginning; else
+    /// [`RawEntry::next`]) until `each` says false or all have been reported.
+    fn read_dir(&self, dir: Ino, from: u64, each: &mut dyn FnMut(RawEntry) -> bool) -> Result<()>;
+    /// Reads what there is; fewer bytes than asked for only at the end.
+    fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+    /// Writes; gives the offset after the last byte and how many were written.
+    fn write_at(&self, ino: Ino, at: WriteAt, data: &[u8], now: Time) -> Result<(u64, usize)>;
+    /// Makes an inode under a new name.
+    fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino>;
+    /// Gives an inode one more name.
+    fn link(&self, ino: Ino, dir: Ino, name: &[u8], now: Time) -> Result<()>;
+    /// Takes a name away from anything but a directory. When that was the last
+    /// one and `keep` is set, the inode lives until [`FileSystem::evict`], and
+    /// the answer is its number.
+    fn unlink(&self, dir: Ino, name: &[u8], keep: bool, now: Time) -> Result<Option<Ino>>;
+    /// Removes an empty directory.
+    fn rmdir(&self, dir: Ino, name: &[u8], now: Time) -> Result<()>;
+    /// Renames, replacing what the new name led to. `keep` and the answer are
+    /// as with `unlink`, for the replaced inode.
+    fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        keep: bool,
+        now: Time,
+    ) -> Result<Option<Ino>>;
+    /// Frees an inode that `unlink` or `rename` kept.
+    fn evict(&self, ino: Ino) -> Result<()>;
+    /// Sets a file's length.
+    fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<()>;
+    /// Allocates or frees a range's storage.
+    fn allocate(&self, ino: Ino, how: Allocate, offset: u64, len: u64, now: Time) -> Result<()>;
+    /// Changes attributes.
+    fn set_attributes(&self, ino: Ino, set: &SetAttributes, now: Time) -> Result<()>;
+    /// An extended attribute's value; names carry their prefix (`user.`).
+    fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
+    /// Sets an extended attribute.
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        now: Time,
+    ) -> Result<()>;
+    /// Removes an extended attribute.
+    fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()>;
+    /// All extended attributes' names.
+    fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
+    /// How full it is.
+    fn statfs(&self) -> Result<StatFs>;
+    /// Makes one inode durable, with the name that leads to it.
+    fn sync_inode(&self, ino: Ino) -> Result<()>;
+    /// Makes everything durable.
+    fn sync(&self) -> Result<()>;
+    /// Ends its use: everything durable and marked clean.
+    fn unmount(&self) -> Result<()>;
+}

@@ -1,0 +1,192 @@
+//! Commands about devices and the file systems on them.
+
+use alloc::format;
+use alloc::string::String;
+
+use quire::error::Error;
+use quire_fs::mkfs::{MkfsOptions, mkfs};
+
+use super::Entry;
+use crate::env::{Context, Outcome, What, shown, usage};
+use crate::format::{human, uuid};
+use crate::json;
+use crate::options::{JSON, flag, size, valued};
+use crate::out;
+
+pub(super) const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "mount",
+        area: "devices",
+        usage: "[-o ro|rw] [--json] [DEV DIR]",
+        help: "mount a device (read-only when not said); alone: list mounts",
+        options: Some(&[
+            valued(b'o', "options", "ro|rw", "for reading, or for writing too"),
+            valued(b't', "types", "TYPE", "accepted: the type is found out"),
+            JSON,
+        ]),
+        machine: false,
+        run: mount,
+    },
+    Entry {
+        name: "umount",
+        area: "devices",
+        usage: "DIR",
+        help: "take a file system out of the tree, durable and clean",
+        options: Some(&[]),
+        machine: false,
+        run: umount,
+    },
+    Entry {
+        name: "mkfs.ext4",
+        area: "devices",
+        usage: "DEV [--force] [-L LABEL] [-b SIZE] [--no-journal]",
+        help: "make a file system; refused where anything is already",
+        options: Some(&[
+            flag(0, "force", "overwrite whatever is there"),
+            flag(b'F', "", "the same"),
+            valued(
+                b'L',
+                "label",
+                "LABEL",
+                "the volume's name, 16 bytes at most",
+            ),
+            valued(
+                b'b',
+                "block-size",
+                "SIZE",
+                "1K, 2K or 4K; files are mapped with 4K only",
+            ),
+            flag(0, "no-journal", "without a journal"),
+        ]),
+        machine: false,
+        run: mkfs_ext4,
+    },
+];
+
+fn mount(ctx: &mut Context) -> Outcome {
+    if ctx.args.operands.is_empty() {
+        let mounts = ctx.vfs().mounts();
+        let mode = |writable: bool| if writable { "rw" } else { "ro" };
+        if ctx.args.json() {
+            let text = json::array(|j| {
+                for mount in &mounts {
+                    j.object("", |j| {
+                        j.string("device", &mount.device);
+                        j.string("mount", &mount.dir);
+                        j.string("type", mount.fs_type);
+                        j.boolean("writable", mount.writable);
+                    });
+                }
+            });
+            ctx.print(text.as_bytes());
+            return Ok(());
+        }
+        for mount in mounts {
+            let dir = shown(&mount.dir);
+            let (device, kind) = (mount.device, mount.fs_type);
+            out!(
+                ctx,
+                "{device} on {dir} type {kind} ({})\n",
+                mode(mount.writable)
+            );
+        }
+        return Ok(());
+    }
+    let [device, dir] = &ctx.args.operands[..] else {
+        return usage("a device and a directory");
+    };
+    let (device, dir) = (shown(device), ctx.path(dir));
+    let mut writable = false;
+    for option in ctx
+        .args
+        .value(b'o')
+        .unwrap_or_default()
+        .split(|&b| b == b',')
+    {
+        match option {
+            b"rw" => writable = true,
+            b"ro" | b"" => writable = false,
+            // What Linux's habit adds and what is always so here.
+            b"dax" | b"dax=always" | b"noatime" => {}
+            other => return usage(format!("-o {}: not known", shown(other))),
+        }
+    }
+    ctx.vfs().mount(&device, &dir, writable).what(&device)
+}
+
+fn umount(ctx: &mut Context) -> Outcome {
+    let [dir] = &ctx.args.operands[..] else {
+        return usage("one directory");
+    };
+    // A device's name does as well, as elsewhere.
+    let mounts = ctx.vfs().mounts();
+    let named = mounts
+        .iter()
+        .rfind(|mount| mount.device.as_bytes() == dir.as_slice());
+    let path = match named {
+        Some(mount) => mount.dir.clone(),
+        None => ctx.path(dir),
+    };
+    let inside = ctx.env.cwd == path || ctx.env.cwd.starts_with(&crate::env::join(&path, b""));
+    if inside && path != b"/" {
+        let error = Error::busy("it is the shell's directory: cd elsewhere");
+        return Err(error).what(dir);
+    }
+    ctx.vfs().unmount(&path).what(dir)
+}
+
+fn mkfs_ext4(ctx: &mut Context) -> Outcome {
+    let [device] = &ctx.args.operands[..] else {
+        return usage("one device");
+    };
+    let device = shown(device);
+    let mut options = MkfsOptions {
+        force: ctx.args.has_long("force") || ctx.args.has(b'F'),
+        journal: !ctx.args.has_long("no-journal"),
+        ..MkfsOptions::default()
+    };
+    if let Some(label) = ctx.args.value(b'L') {
+        let Some(place) = options.label.get_mut(..label.len()) else {
+            return usage("a label has 16 bytes at most");
+        };
+        place.copy_from_slice(label);
+    }
+    if let Some(text) = ctx.args.value(b'b') {
+        match size(text).map(u32::try_from) {
+            Some(Ok(block_size @ (1024 | 2048 | 4096))) => options.block_size = block_size,
+            _ => return usage("-b takes 1K, 2K or 4K"),
+        }
+    }
+    let geometry = make(ctx, &device, &mut options)?;
+    out!(ctx, "{geometry}");
+    Ok(())
+}
+
+/// Makes the file system, with an identity of its own; says what was made.
+pub(crate) fn make(
+    ctx: &Context,
+    device: &str,
+    options: &mut MkfsOptions,
+) -> Result<String, crate::env::Failure> {
+    let claim = ctx.vfs().claim_device(device, true).what(device)?;
+    let now = ctx.vfs().now();
+    options.now = quire_fs::Timestamp {
+        secs: now.seconds,
+        nanos: now.nanoseconds,
+    };
+    quire::app::system::arbitrary_bytes(&mut options.uuid);
+    quire::app::system::arbitrary_bytes(&mut options.hash_seed);
+    // RFC 9562: version 4, variant 10.
+    options.uuid[6] = options.uuid[6] & 0x0f | 0x40;
+    options.uuid[8] = options.uuid[8] & 0x3f | 0x80;
+    let pmem = claim.pmem();
+    let geometry = mkfs(&**pmem, options).map_err(Error::from).what(device)?;
+    Ok(format!(
+        "{device}: ext4, {}, {} blocks of {} bytes, {} inodes, uuid {}\n",
+        human(pmem.len()),
+        geometry.blocks_count,
+        geometry.block_size,
+        u64::from(geometry.groups) * u64::from(geometry.inodes_per_group),
+        uuid(&options.uuid),
+    ))
+}

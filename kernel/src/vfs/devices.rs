@@ -1,0 +1,101 @@
+//! Where file systems' devices come from.
+//!
+//! In the kernel it is the list of namespaces, on the developer's machine an
+//! image file, in tests a buffer: the tree only knows names.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use quire_fs::Pmem;
+
+use crate::error::{Error, Result};
+
+use super::Mutex;
+
+/// A device that a file system can be on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its name as commands take it: `pmem0`.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether it may be written at all.
+    pub writable: bool,
+}
+
+/// The devices there are.
+pub trait Devices: Send + Sync {
+    /// All of them, in the order of their names.
+    fn list(&self) -> Vec<DeviceInfo>;
+    /// One of them. Who else uses it is the tree's business, see
+    /// [`super::Vfs::claim_device`].
+    fn open(&self, name: &str, writable: bool) -> Result<Arc<dyn Pmem + Send + Sync>>;
+}
+
+/// No devices: the tree is what is in memory.
+pub struct NoDevices;
+
+impl Devices for NoDevices {
+    fn list(&self) -> Vec<DeviceInfo> {
+        Vec::new()
+    }
+
+    fn open(&self, name: &str, _: bool) -> Result<Arc<dyn Pmem + Send + Sync>> {
+        Err(Error::not_found(alloc::format!("device {name}")))
+    }
+}
+
+struct Named {
+    name: String,
+    pmem: Arc<dyn Pmem + Send + Sync>,
+}
+
+/// Devices that were put in by hand: buffers in tests, image files on the
+/// host.
+#[derive(Default)]
+pub struct MemDevices {
+    devices: Mutex<Vec<Named>>,
+}
+
+impl MemDevices {
+    /// No device yet.
+    pub fn new() -> MemDevices {
+        MemDevices::default()
+    }
+
+    /// Adds one.
+    pub fn add(&self, name: &str, pmem: Arc<dyn Pmem + Send + Sync>) {
+        let name = String::from(name);
+        self.devices.lock().push(Named { name, pmem });
+    }
+}
+
+impl Devices for MemDevices {
+    fn list(&self) -> Vec<DeviceInfo> {
+        let mut list: Vec<DeviceInfo> = self
+            .devices
+            .lock()
+            .iter()
+            .map(|device| DeviceInfo {
+                name: device.name.clone(),
+                size: device.pmem.len(),
+                writable: device.pmem.is_writable(),
+            })
+            .collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    fn open(&self, name: &str, writable: bool) -> Result<Arc<dyn Pmem + Send + Sync>> {
+        let devices = self.devices.lock();
+        let device = devices
+            .iter()
+            .find(|device| device.name == name)
+            .ok_or_else(|| Error::not_found(alloc::format!("device {name}")))?;
+        if writable && !device.pmem.is_writable() {
+            return Err(Error::ReadOnly);
+        }
+        Ok(device.pmem.clone())
+    }
+}

@@ -1,0 +1,494 @@
+//! What somebody holds: inodes, open files, directories being read.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::error::{Error, Result};
+
+use super::walk::Place;
+use super::{
+    Allocate, FileKind, Ino, Metadata, Mutex, SetAttributes, StatFs, Time, WriteAt, XattrMode,
+};
+
+/// An inode that cannot be freed while this is held.
+pub struct Node {
+    place: Place,
+    clock: fn() -> Time,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.place.mount.unpin(self.place.ino);
+    }
+}
+
+impl Node {
+    /// Takes hold of what a walk has found; the tree lock is held.
+    pub(super) fn pin(place: Place, clock: fn() -> Time) -> Node {
+        place.mount.pin(place.ino);
+        Node { place, clock }
+    }
+
+    fn fs(&self) -> &dyn super::FileSystem {
+        &*self.place.mount.fs
+    }
+
+    fn writable(&self) -> Result<&dyn super::FileSystem> {
+        self.place.mount.check_writable()?;
+        Ok(self.fs())
+    }
+
+    fn now(&self) -> Time {
+        (self.clock)()
+    }
+
+    /// Its number.
+    pub fn ino(&self) -> Ino {
+        self.place.ino
+    }
+
+    /// Which mount it belongs to: equal for two nodes of one file system.
+    pub fn mount_id(&self) -> u64 {
+        self.place.mount.id
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.place.metadata()
+    }
+
+    /// A symbolic link's target.
+    pub fn read_link(&self) -> Result<Vec<u8>> {
+        self.fs().read_link(self.ino())
+    }
+
+    /// How full its file system is.
+    pub fn statfs(&self) -> Result<StatFs> {
+        self.fs().statfs()
+    }
+
+    /// Changes attributes.
+    pub fn set_attributes(&self, set: &SetAttributes) -> Result<()> {
+        let fs = self.writable()?;
+        fs.set_attributes(self.ino(), set, self.now())
+    }
+
+    /// Sets a regular file's length.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        let fs = self.writable()?;
+        match self.metadata()?.kind {
+            FileKind::File => fs.truncate(self.ino(), size, self.now()),
+            FileKind::Dir => Err(Error::IsDir),
+            _ => Err(Error::invalid("not a regular file")),
+        }
+    }
+
+    /// Allocates or frees a range's storage.
+    pub fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
+        let fs = self.writable()?;
+        if len == 0 {
+            return Err(Error::invalid("a range of no bytes"));
+        }
+        match self.metadata()?.kind {
+            FileKind::File => fs.allocate(self.ino(), how, offset, len, self.now()),
+            FileKind::Dir => Err(Error::IsDir),
+            _ => Err(Error::invalid("not a regular file")),
+        }
+    }
+
+    /// An extended attribute's value.
+    pub fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        self.fs().get_xattr(self.ino(), name)
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(&self, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let fs = self.writable()?;
+        fs.set_xattr(self.ino(), name, value, mode, self.now())
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        let fs = self.writable()?;
+        fs.remove_xattr(self.ino(), name, self.now())
+    }
+
+    /// All extended attributes' names.
+    pub fn list_xattrs(&self) -> Result<Vec<Vec<u8>>> {
+        self.fs().list_xattrs(self.ino())
+    }
+
+    /// Makes it durable.
+    pub fn sync(&self) -> Result<()> {
+        self.fs().sync_inode(self.ino())
+    }
+}
+
+/// How a file is to be opened; the methods and their meaning are those of
+/// `std::fs::OpenOptions`.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub(super) read: bool,
+    pub(super) write: bool,
+    pub(super) append: bool,
+    pub(super) truncate: bool,
+    pub(super) create: bool,
+    pub(super) create_new: bool,
+    pub(super) mode: u32,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions::new()
+    }
+}
+
+impl OpenOptions {
+    /// Nothing chosen yet.
+    pub fn new() -> OpenOptions {
+        OpenOptions {
+            read: false,
+            write: false,
+            append: false,
+            truncate: false,
+            create: false,
+            create_new: false,
+            mode: 0o644,
+        }
+    }
+
+    /// For reading.
+    pub fn read(&mut self, yes: bool) -> &mut Self {
+        self.read = yes;
+        self
+    }
+
+    /// For writing.
+    pub fn write(&mut self, yes: bool) -> &mut Self {
+        self.write = yes;
+        self
+    }
+
+    /// For writing, always at the end.
+    pub fn append(&mut self, yes: bool) -> &mut Self {
+        self.append = yes;
+        self
+    }
+
+    /// Cut to nothing once open.
+    pub fn truncate(&mut self, yes: bool) -> &mut Self {
+        self.truncate = yes;
+        self
+    }
+
+    /// Made when it is missing.
+    pub fn create(&mut self, yes: bool) -> &mut Self {
+        self.create = yes;
+        self
+    }
+
+    /// Made, and an error if the name is taken.
+    pub fn create_new(&mut self, yes: bool) -> &mut Self {
+        self.create_new = yes;
+        self
+    }
+
+    /// The mode bits of a file that is made; 0644 when not said.
+    pub fn mode(&mut self, mode: u32) -> &mut Self {
+        self.mode = mode;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let writes = self.write || self.append;
+        if !self.read && !writes {
+            return Err(Error::invalid("opened neither for reading nor for writing"));
+        }
+        if (self.truncate || self.create || self.create_new) && !writes {
+            return Err(Error::invalid("to create or truncate, open for writing"));
+        }
+        if self.truncate && self.append && !self.create_new {
+            return Err(Error::invalid("truncate and append exclude each other"));
+        }
+        Ok(())
+    }
+}
+
+/// From where a new position is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeekFrom {
+    /// From the beginning.
+    Start(u64),
+    /// From the end.
+    End(i64),
+    /// From where it is.
+    Current(i64),
+}
+
+/// An open file: an inode, a position, and what may be done.
+///
+/// Methods take `&self`: a file may be shared between threads, which then share
+/// the position.
+pub struct File {
+    node: Node,
+    position: Mutex<u64>,
+    read: bool,
+    write: bool,
+    append: bool,
+}
+
+impl File {
+    pub(super) fn open(node: Node, options: &OpenOptions) -> Result<File> {
+        let writes = options.write || options.append;
+        match node.metadata()?.kind {
+            FileKind::File => {}
+            FileKind::Dir if !writes => {}
+            FileKind::Dir => return Err(Error::IsDir),
+            kind => {
+                let what = alloc::format!("opening a {}", kind.name());
+                return Err(Error::unsupported(what));
+            }
+        }
+        if writes {
+            node.writable()?;
+        }
+        if options.truncate {
+            node.truncate(0)?;
+        }
+        Ok(File {
+            node,
+            position: Mutex::new(0),
+            read: options.read,
+            write: writes,
+            append: options.append,
+        })
+    }
+
+    /// The inode, for everything that does not read or write content.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.node.metadata()
+    }
+
+    fn check_read(&self) -> Result<()> {
+        if self.read {
+            Ok(())
+        } else {
+            Err(Error::NotPermitted {
+                why: "the file is not open for reading".into(),
+            })
+        }
+    }
+
+    fn check_write(&self) -> Result<()> {
+        if self.write {
+            Ok(())
+        } else {
+            Err(Error::NotPermitted {
+                why: "the file is not open for writing".into(),
+            })
+        }
+    }
+
+    /// Reads at an offset; fewer bytes than asked for only at the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.check_read()?;
+        self.node.fs().read_at(self.node.ino(), offset, buffer)
+    }
+
+    /// Writes at an offset.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<usize> {
+        self.check_write()?;
+        let at = WriteAt::Offset(offset);
+        let now = self.node.now();
+        let (_, count) = self.node.fs().write_at(self.node.ino(), at, data, now)?;
+        Ok(count)
+    }
+
+    /// Reads at the position and moves it.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize> {
+        let mut position = self.position.lock();
+        let count = self.read_at(buffer, *position)?;
+        *position += count as u64;
+        Ok(count)
+    }
+
+    /// Writes at the position (or the end, in append mode) and moves it.
+    pub fn write(&self, data: &[u8]) -> Result<usize> {
+        self.check_write()?;
+        let mut position = self.position.lock();
+        let at = match self.append {
+            true => WriteAt::End,
+            false => WriteAt::Offset(*position),
+        };
+        let now = self.node.now();
+        let (end, count) = self.node.fs().write_at(self.node.ino(), at, data, now)?;
+        *position = end;
+        Ok(count)
+    }
+
+    /// Writes everything.
+    pub fn write_all(&self, mut data: &[u8]) -> Result<()> {
+        while !data.is_empty() {
+            match self.write(data)? {
+                0 => return Err(Error::NoSpace),
+                count => data = &data[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the buffer; an error when the file ends before.
+    pub fn read_exact(&self, mut buffer: &mut [u8]) -> Result<()> {
+        while !buffer.is_empty() {
+            match self.read(buffer)? {
+                0 => return Err(Error::invalid("the file ends before that")),
+                count => buffer = &mut buffer[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the rest of the file to a vector.
+    pub fn read_to_end(&self, content: &mut Vec<u8>) -> Result<usize> {
+        let before = content.len();
+        let size = self.metadata()?.size;
+        let rest = size.saturating_sub(*self.position.lock());
+        let rest = usize::try_from(rest).map_err(|_| Error::NoMemory)?;
+        content.try_reserve(rest).map_err(|_| Error::NoMemory)?;
+        loop {
+            let at = content.len();
+            let room = (before + rest).saturating_sub(at).max(512);
+            content.try_reserve(room).map_err(|_| Error::NoMemory)?;
+            content.resize(at + room, 0);
+            let count = self.read(&mut content[at..]);
+            content.truncate(at + *count.as_ref().unwrap_or(&0));
+            if count? == 0 {
+                return Ok(content.len() - before);
+            }
+        }
+    }
+
+    /// Moves the position, and gives it.
+    pub fn seek(&self, to: SeekFrom) -> Result<u64> {
+        let mut position = self.position.lock();
+        let (base, delta) = match to {
+            SeekFrom::Start(offset) => {
+                *position = offset;
+                return Ok(offset);
+            }
+            SeekFrom::End(delta) => (self.metadata()?.size, delta),
+            SeekFrom::Current(delta) => (*position, delta),
+        };
+        let moved = base.checked_add_signed(delta);
+        *position = moved.ok_or_else(|| Error::invalid("a position before the beginning"))?;
+        Ok(*position)
+    }
+
+    /// Sets the file's length.
+    pub fn set_len(&self, size: u64) -> Result<()> {
+        self.check_write()?;
+        self.node.truncate(size)
+    }
+
+    /// Allocates or frees a range's storage.
+    pub fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
+        self.check_write()?;
+        self.node.allocate(how, offset, len)
+    }
+
+    /// Makes content and metadata durable.
+    pub fn sync_all(&self) -> Result<()> {
+        self.node.sync()
+    }
+
+    /// Makes the content durable, and what is needed to find it.
+    pub fn sync_data(&self) -> Result<()> {
+        self.node.sync()
+    }
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its inode's number.
+    pub ino: Ino,
+    /// Its inode's kind.
+    pub kind: FileKind,
+}
+
+/// The entries of a directory, read in portions as they are asked for; what is
+/// made or removed meanwhile may or may not be seen. `.` and `..` are left out.
+pub struct ReadDir {
+    node: Node,
+    entries: VecDeque<Result<DirEntry>>,
+    next: u64,
+    done: bool,
+}
+
+const PORTION: usize = 256;
+
+impl ReadDir {
+    pub(super) fn new(node: Node) -> Result<ReadDir> {
+        if !node.metadata()?.is_dir() {
+            return Err(Error::NotDir);
+        }
+        Ok(ReadDir {
+            node,
+            entries: VecDeque::new(),
+            next: 0,
+            done: false,
+        })
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let fs = self.node.fs();
+        let mut raw = Vec::with_capacity(PORTION);
+        let mut next = self.next;
+        fs.read_dir(self.node.ino(), self.next, &mut |entry| {
+            raw.push((entry.name.to_vec(), entry.ino, entry.kind));
+            next = entry.next;
+            raw.len() < PORTION
+        })?;
+        self.done = raw.len() < PORTION;
+        self.next = next;
+        for (name, ino, kind) in raw {
+            let kind = match kind {
+                Some(kind) => Ok(kind),
+                None => fs.metadata(ino).map(|metadata| metadata.kind),
+            };
+            self.entries.push_back(match kind {
+                Ok(kind) => Ok(DirEntry { name, ino, kind }),
+                // Removed since: it is as if it had never been seen.
+                Err(Error::NotFound { .. }) => continue,
+                Err(error) => Err(error),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for ReadDir {
+    type Item = Result<DirEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.entries.pop_front() {
+                return Some(entry);
+            }
+            if self.done {
+                return None;
+            }
+            if let Err(error) = self.fill() {
+                self.done = true;
+                return Some(Err(error));
+            }
+        }
+    }
+}
