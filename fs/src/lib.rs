@@ -23,19 +23,29 @@
         clippy::arithmetic_side_effects
     )
 )]
+#![allow(dead_code, reason = "the writing half follows")]
 
 extern crate alloc;
 
+mod alloc_hints;
+mod dir;
 pub mod disk;
 pub mod error;
+mod file;
 #[cfg(feature = "std")]
 #[allow(
     clippy::arithmetic_side_effects,
     reason = "host code, after its own range check"
 )]
 pub mod file_pmem;
+mod geometry;
+mod group;
+mod inline;
+mod inode;
 pub mod journal;
+mod map;
 pub mod mkfs;
+mod mount;
 pub mod pmem;
 pub mod probe;
 #[cfg(feature = "std")]
@@ -44,10 +54,13 @@ pub mod probe;
     reason = "host code, on logs of its own making"
 )]
 pub mod record;
+mod store;
 pub mod types;
+mod xattr;
 
 pub use error::{Error, Place, Result};
 #[cfg(feature = "std")]
 pub use file_pmem::FilePmem;
+pub use mount::Ext4;
 pub use pmem::{MediaError, MemPmem, Pmem};
 pub use types::*;

@@ -49,22 +49,23 @@ const _: () = assert!(size_of::<XattrEntry>() == ENTRY_HEAD);
 /// The name index of `system.data`, where inline data goes on.
 pub const INDEX_SYSTEM: u8 = 7;
 
-/// Name prefixes by `e_name_index`.
+/// `e_name_index` of an access ACL, whose value is stored in a short form.
+pub const INDEX_ACL_ACCESS: u8 = 2;
+/// `e_name_index` of a default ACL.
+pub const INDEX_ACL_DEFAULT: u8 = 3;
+
+/// Name prefixes by `e_name_index`. Attributes with another index exist, but
+/// have no name for users.
 pub const PREFIXES: &[(u8, &str)] = &[
     (1, "user."),
-    (2, "system.posix_acl_access"),
-    (3, "system.posix_acl_default"),
+    (INDEX_ACL_ACCESS, "system.posix_acl_access"),
+    (INDEX_ACL_DEFAULT, "system.posix_acl_default"),
     (4, "trusted."),
     (6, "security."),
-    (7, "system."),
-    (8, "system.richacl"),
 ];
 
 /// The prefix of an index; an unknown one has none.
 pub fn prefix(index: u8) -> Option<&'static str> {
-    if index == 0 {
-        return Some("");
-    }
     PREFIXES.iter().find(|(i, _)| *i == index).map(|(_, p)| *p)
 }
 

@@ -1,0 +1,246 @@
+//! Directories: blocks of entries, with or without a hash tree over them, or
+//! entries inside the inode.
+
+pub(crate) mod block;
+pub(crate) mod htree;
+mod inline;
+
+use crate::disk::dir::NAME_MAX;
+use crate::disk::inode::InodeFlags;
+use crate::error::{Error, Result};
+use crate::inode::Inode;
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+use crate::types::{Dirent, FileType, Ino, Mapping};
+
+use block::{Entry, entries};
+
+/// Called with the number in the file, the block and its content.
+type BlockVisitor<'a> = &'a mut dyn FnMut(u32, u64, &[u8]) -> Result<bool>;
+
+impl<P: Pmem> Ext4<P> {
+    /// A directory that can be read.
+    pub(crate) fn directory(&self, dir: Ino) -> Result<Inode> {
+        let inode = self.inode_or_orphan(dir)?;
+        if inode.kind != FileType::Directory {
+            return Err(Error::NotDir);
+        }
+        if inode.has(InodeFlags::ENCRYPT) {
+            return Err(Error::Unsupported { feature: "encrypt" });
+        }
+        Ok(inode)
+    }
+
+    /// The inode that a name in a directory stands for.
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        let inode = self.directory(dir)?;
+        let ino = self.lookup_in(&inode, name)?.ok_or(Error::NotFound)?;
+        Ok(ino)
+    }
+
+    pub(crate) fn lookup_in(&self, dir: &Inode, name: &[u8]) -> Result<Option<Ino>> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let found = if dir.has(InodeFlags::INLINE_DATA) {
+            self.inline_lookup(dir, name)?
+        } else {
+            self.find_entry(dir, name)?.map(|(_, _, entry)| entry.ino)
+        };
+        match found {
+            Some(ino) if self.geo.is_valid_ino(ino) => Ok(Some(Ino(ino))),
+            Some(_) => Err(Error::inode(
+                "a directory entry with a bad inode number",
+                dir.ino,
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// Finds a name: by the hash tree if there is a good one, else by looking
+    /// at every block. Gives the file block, its content's place and the
+    /// entry.
+    pub(crate) fn find_entry(&self, dir: &Inode, name: &[u8]) -> Result<Option<(u32, u64, Entry)>> {
+        let fold = dir.has(InodeFlags::CASEFOLD);
+        if dir.has(InodeFlags::INDEX) && !fold && name != b"." && name != b".." {
+            match self.htree_find(dir, name)? {
+                htree::Found::Entry(at) => return Ok(Some(at)),
+                htree::Found::Nothing => return Ok(None),
+                htree::Found::NoTree => {}
+            }
+        }
+        if let Some(found) = self.find_linear(dir, |n| n == name)? {
+            return Ok(Some(found));
+        }
+        if fold {
+            // Unicode tables are not here; ASCII is what they agree on.
+            return self.find_linear(dir, |n| n.eq_ignore_ascii_case(name));
+        }
+        Ok(None)
+    }
+
+    fn find_linear(
+        &self,
+        dir: &Inode,
+        matches: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<(u32, u64, Entry)>> {
+        let mut found = None;
+        self.each_dir_block(dir, 0, &mut |fb, block, bytes| {
+            for entry in entries(&self.geo, bytes, block) {
+                let entry = entry?;
+                if entry.ino != 0 && matches(entry.name(bytes)) {
+                    found = Some((fb, block, entry));
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `f` with each allocated block of a directory, from file block
+    /// `first` on, until it says false. Damage in a block (not of it: `f`
+    /// decides about entries) ends the walk.
+    fn each_dir_block(&self, dir: &Inode, first: u32, f: BlockVisitor<'_>) -> Result<()> {
+        let count = self.dir_blocks(dir)?;
+        let mut buf = alloc::vec![0; self.geo.bs()];
+        let mut seen = 0_u64;
+        let mut at = first;
+        while at < count {
+            match self.map_block(dir, at)? {
+                Mapping::Mapped { block, len } => {
+                    let len = len.min(count.saturating_sub(at));
+                    for i in 0..len {
+                        // A directory cannot have more blocks than there are,
+                        // whatever overlapping extents say.
+                        seen = seen.saturating_add(1);
+                        if seen > self.geo.blocks {
+                            return Err(Error::inode("a directory with shared blocks", dir.ino));
+                        }
+                        let fb = at.saturating_add(i);
+                        let block = block.0.saturating_add(u64::from(i));
+                        self.read_dir_block(dir, fb, block, &mut buf)?;
+                        if !f(fb, block, &buf)? {
+                            return Ok(());
+                        }
+                    }
+                    at = at.saturating_add(len);
+                }
+                Mapping::Hole { len } | Mapping::Unwritten { len, .. } => {
+                    at = at.saturating_add(len);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks of a directory by its size.
+    pub(crate) fn dir_blocks(&self, dir: &Inode) -> Result<u32> {
+        let blocks = dir.size().wrapping_shr(self.geo.block_shift);
+        u32::try_from(blocks).map_err(|_| Error::inode("size of a directory", dir.ino))
+    }
+
+    /// Calls `f` with the entries of a directory from `cookie` on (0 is the
+    /// start), `.` and `..` among them, until it says false.
+    ///
+    /// A damaged block is skipped, and the error given when all others have
+    /// been shown.
+    pub fn readdir(
+        &self,
+        dir: Ino,
+        cookie: u64,
+        f: &mut dyn FnMut(Dirent<'_>) -> bool,
+    ) -> Result<()> {
+        let inode = self.directory(dir)?;
+        if inode.has(InodeFlags::INLINE_DATA) {
+            return self.inline_readdir(&inode, cookie, f);
+        }
+        let shift = self.geo.block_shift;
+        let count = self.dir_blocks(&inode)?;
+        let mut first_error = None;
+        let start = cookie.wrapping_shr(shift);
+        let Ok(mut next) = u32::try_from(start) else {
+            return Ok(());
+        };
+        let mut go_on = true;
+        while go_on && next < count {
+            let result = self.each_dir_block(&inode, next, &mut |fb, block, bytes| {
+                next = fb;
+                let base = u64::from(fb).wrapping_shl(shift);
+                let mut error = None;
+                for entry in entries(&self.geo, bytes, block) {
+                    let entry = match entry {
+                        Ok(entry) => entry,
+                        Err(e) => {
+                            error = Some(e);
+                            break;
+                        }
+                    };
+                    if entry.ino == 0 || base.saturating_add(entry.off as u64) < cookie {
+                        continue;
+                    }
+                    let dirent = Dirent {
+                        ino: Ino(entry.ino),
+                        kind: self.entry_kind(&entry),
+                        name: entry.name(bytes),
+                        next_cookie: base
+                            .saturating_add(entry.off as u64)
+                            .saturating_add(entry.rec_len as u64),
+                    };
+                    if !f(dirent) {
+                        go_on = false;
+                        return Ok(false);
+                    }
+                }
+                next = fb.saturating_add(1);
+                match error {
+                    Some(e) => Err(e),
+                    None => Ok(true),
+                }
+            });
+            match result {
+                Ok(()) => break,
+                Err(e) => {
+                    first_error.get_or_insert(e);
+                    // Go on after the block that could not be read, or after
+                    // the whole directory if its map is broken.
+                    match self.next_readable(&inode, next) {
+                        Some(after) => next = after,
+                        None => break,
+                    }
+                }
+            }
+        }
+        match first_error {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// The block to go on with after an error at or behind `at`.
+    fn next_readable(&self, dir: &Inode, at: u32) -> Option<u32> {
+        match self.map_block(dir, at).ok()? {
+            Mapping::Mapped { block, .. } => {
+                let mut buf = alloc::vec![0; self.geo.bs()];
+                if self.read_dir_block(dir, at, block.0, &mut buf).is_ok() {
+                    Some(at)
+                } else {
+                    at.checked_add(1)
+                }
+            }
+            other => at.checked_add(other.len()),
+        }
+    }
+
+    pub(crate) fn entry_kind(&self, entry: &Entry) -> Option<FileType> {
+        use crate::disk::features::Incompat;
+        if self.geo.incompat.contains(Incompat::FILETYPE) {
+            FileType::from_dirent(entry.file_type)
+        } else {
+            None
+        }
+    }
+}

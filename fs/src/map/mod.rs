@@ -1,0 +1,46 @@
+//! Which blocks of the media a file's blocks are: extent trees and the older
+//! block maps behind one interface.
+
+pub(crate) mod extents;
+pub(crate) mod indirect;
+
+use crate::disk::inode::InodeFlags;
+use crate::error::Result;
+use crate::inode::Inode;
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+use crate::types::{FileBlock, Ino, Mapping};
+
+impl<P: Pmem> Ext4<P> {
+    /// Where the blocks of a file are from `block` on: a run of one kind, as
+    /// long as one look-up can tell. Blocks past the end of the file count as
+    /// whatever is allocated there.
+    pub fn extent(&self, ino: Ino, block: FileBlock) -> Result<Mapping> {
+        let inode = self.inode_or_orphan(ino)?;
+        self.check_plain(&inode)?;
+        if !inode.has_block_map() {
+            return Ok(Mapping::Hole {
+                len: u32::MAX.saturating_sub(block.0).max(1),
+            });
+        }
+        self.map_block(&inode, block.0)
+    }
+
+    /// The same for an inode in hand; it must have a block map.
+    pub(crate) fn map_block(&self, inode: &Inode, block: u32) -> Result<Mapping> {
+        if inode.has(InodeFlags::EXTENTS) {
+            self.extent_lookup(inode, block)
+        } else {
+            self.indirect_lookup(inode, block)
+        }
+    }
+
+    /// Checks the part of the map that stands in the inode.
+    pub(crate) fn check_root_map(&self, inode: &Inode) -> Result<()> {
+        if inode.has(InodeFlags::EXTENTS) {
+            self.check_extent_root(inode)
+        } else {
+            self.check_indirect_root(inode)
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Mounting: what must be right before anything else is read.
+
+use alloc::vec;
+
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+use crate::disk::features::{Compat, Incompat, RoCompat};
+use crate::disk::inode::ROOT_INO;
+use crate::disk::superblock::SuperBlock;
+use crate::error::{Error, Place, Result};
+use crate::geometry::{Geometry, check_writable, read_superblock};
+use crate::pmem::Pmem;
+use crate::store::Store;
+use crate::types::{FileType, Ino, Mapping, MountOptions, StatFs, Timestamp};
+
+/// Group descriptors that a mount looks at. Linux checks all of them; here
+/// the rest are checked when they are used, so that a mount takes the same
+/// time whatever the size.
+const GROUPS_CHECKED: u32 = 4096;
+/// `h_magic` of every journal block, big-endian.
+const JBD2_MAGIC: u32 = 0xc03b_3998;
+/// Smallest journal in blocks.
+const JBD2_MIN_BLOCKS: u32 = 1024;
+
+/// What changes while mounted and is undone together with a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Volatile {
+    /// Free blocks (clusters) of the whole file system.
+    pub free_clusters: u64,
+    /// Free inodes.
+    pub free_inodes: u32,
+    /// First inode of the orphan list.
+    pub last_orphan: u32,
+    /// The counts differ from the superblock on the media.
+    pub dirty: bool,
+}
+
+/// A mounted ext4 file system.
+///
+/// Methods that read take `&self`; those that change anything take
+/// `&mut self` and are complete and durable when they return. One that fails
+/// has changed nothing.
+pub struct Ext4<P> {
+    pub(crate) store: Store<P>,
+    pub(crate) geo: Geometry,
+    pub(crate) sb: SuperBlock,
+    pub(crate) vol: Volatile,
+    pub(crate) options: MountOptions,
+    /// Set when a commit failed half-way: nothing is written any more.
+    pub(crate) failed: bool,
+    pub(crate) alloc: crate::alloc_hints::Hints,
+}
+
+impl<P> core::fmt::Debug for Ext4<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Ext4")
+            .field("blocks", &self.geo.blocks)
+            .field("block_size", &self.geo.block_size)
+            .field("writable", &self.options.writable)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Pmem> Ext4<P> {
+    /// Mounts the file system that `pmem` holds. Without
+    /// [`MountOptions::writable`] nothing is stored to the media, now or
+    /// later.
+    ///
+    /// A file system whose journal was not replayed can be mounted for
+    /// reading only, and shows what is in place: what only the journal holds
+    /// is not seen.
+    pub fn mount(pmem: P, options: MountOptions) -> Result<Self> {
+        let sb = read_superblock(&pmem)?;
+        let geo = Geometry::new(&sb, pmem.len())?;
+        if options.writable {
+            check_writable(&sb, &geo)?;
+            if !pmem.is_writable() {
+                return Err(Error::ReadOnly);
+            }
+        }
+        let vol = Volatile {
+            free_clusters: sb.free_blocks_count(),
+            free_inodes: sb.s_free_inodes_count.get(),
+            last_orphan: sb.s_last_orphan.get(),
+            dirty: false,
+        };
+        let store = Store::new(pmem, geo.block_shift, geo.blocks);
+        let mut fs = Self {
+            store,
+            geo,
+            sb,
+            vol,
+            options,
+            failed: false,
+            alloc: crate::alloc_hints::Hints::default(),
+        };
+        fs.check_groups()?;
+        fs.check_journal()?;
+        fs.check_encoding()?;
+        let root = fs.inode(Ino(ROOT_INO))?;
+        if root.kind != FileType::Directory || root.size() == 0 {
+            return Err(Error::inode("the root is not a directory", ROOT_INO));
+        }
+        if options.writable {
+            fs.start_writing()?;
+        }
+        Ok(fs)
+    }
+
+    /// Gives the media back without a word to it: right for a read-only
+    /// mount. A writable one is ended by [`unmount`](Self::unmount).
+    pub fn into_inner(self) -> P {
+        self.store.into_pmem()
+    }
+
+    /// The media.
+    pub fn pmem(&self) -> &P {
+        self.store.pmem()
+    }
+
+    /// Whether changes are allowed.
+    pub fn is_writable(&self) -> bool {
+        self.options.writable && !self.failed
+    }
+
+    /// Bytes of a block.
+    pub fn block_size(&self) -> u32 {
+        self.geo.block_size
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Ino {
+        Ino(ROOT_INO)
+    }
+
+    /// The superblock as it was at mount.
+    pub fn superblock(&self) -> &SuperBlock {
+        &self.sb
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.options.now)()
+    }
+
+    /// Space and inodes.
+    pub fn statfs(&self) -> StatFs {
+        let geo = &self.geo;
+        let free = self
+            .vol
+            .free_clusters
+            .wrapping_shl(geo.cluster_bits)
+            .min(geo.blocks);
+        let reserved = self.sb.r_blocks_count();
+        StatFs {
+            block_size: geo.block_size,
+            blocks: geo.blocks.saturating_sub(self.overhead_blocks()),
+            blocks_free: free,
+            blocks_available: free.saturating_sub(reserved),
+            inodes: u64::from(geo.inodes),
+            inodes_free: u64::from(self.vol.free_inodes),
+            uuid: geo.uuid,
+            label: self.sb.s_volume_name,
+        }
+    }
+
+    /// Blocks that can never hold data: the superblock's own count where it
+    /// has one, else the tables of every group, which are all of one size.
+    fn overhead_blocks(&self) -> u64 {
+        let known = u64::from(self.sb.s_overhead_clusters.get());
+        if known != 0 {
+            return known
+                .wrapping_shl(self.geo.cluster_bits)
+                .min(self.geo.blocks);
+        }
+        let per_group = u64::from(self.geo.itable_blocks).saturating_add(2);
+        per_group
+            .saturating_mul(u64::from(self.geo.groups))
+            .min(self.geo.blocks)
+    }
+
+    /// The first groups' descriptors. Like Linux, a read-only mount bears
+    /// with a wrong checksum, but not with tables outside the file system.
+    fn check_groups(&self) -> Result<()> {
+        let geo = &self.geo;
+        let flex = geo.incompat.contains(Incompat::FLEX_BG);
+        let (gdt, _) = geo.gdt_blocks_in(0);
+        let last_gdt = geo.sb_block.saturating_add(u64::from(gdt));
+        for group in 0..geo.groups.min(GROUPS_CHECKED) {
+            let wrong = |what| Error::corrupt(what, Place::Group(group));
+            let desc = self.group_desc_unchecked(group)?;
+            let (first, last) = if flex {
+                (
+                    u64::from(geo.first_data_block),
+                    geo.blocks.saturating_sub(1),
+                )
+            } else {
+                let first = geo.group_first_block(group);
+                let blocks = u64::from(geo.group_blocks(group));
+                (first, first.saturating_add(blocks).saturating_sub(1))
+            };
+            let tables = [
+                (desc.block_bitmap(), 1, "block bitmap outside its group"),
+                (desc.inode_bitmap(), 1, "inode bitmap outside its group"),
+                (
+                    desc.inode_table(),
+                    geo.itable_blocks,
+                    "inode table outside its group",
+                ),
+            ];
+            for (block, len, what) in tables {
+                let end = block.saturating_add(u64::from(len)).saturating_sub(1);
+                if block < first || end > last {
+                    return Err(wrong(what));
+                }
+                if self.options.writable && block >= geo.sb_block && block <= last_gdt {
+                    return Err(wrong("a table overlaps superblock or descriptors"));
+                }
+            }
+            if self.options.writable {
+                self.group_desc(group)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The journal's inode and superblock, which Linux loads at mount.
+    fn check_journal(&self) -> Result<()> {
+        if !self.geo.compat.contains(Compat::HAS_JOURNAL) {
+            return Ok(());
+        }
+        let ino = self.sb.s_journal_inum.get();
+        if ino == 0 {
+            return if self.sb.s_journal_dev.get() != 0 {
+                Err(Error::Unsupported {
+                    feature: "external journal",
+                })
+            } else {
+                Err(Error::corrupt(
+                    "has_journal without a journal inode",
+                    Place::Superblock,
+                ))
+            };
+        }
+        let wrong = |what| Error::inode(what, ino);
+        let inode = self.special_inode(ino)?;
+        if inode.kind != FileType::Regular {
+            return Err(wrong("the journal is not a regular file"));
+        }
+        let Mapping::Mapped { block, .. } = self.map_block(&inode, 0)? else {
+            return Err(wrong("the journal has no first block"));
+        };
+        let mut raw = vec![0; 1024];
+        self.store.read(block.0, 0, &mut raw)?;
+        let word = |at: usize| {
+            raw.get(at..)
+                .and_then(|r| r.first_chunk())
+                .map_or(0, |b| u32::from_be_bytes(*b))
+        };
+        let journal_blocks = inode.size().wrapping_shr(self.geo.block_shift);
+        if word(0) != JBD2_MAGIC || !matches!(word(4), 3 | 4) {
+            return Err(wrong("the journal has no superblock"));
+        }
+        if word(12) != self.geo.block_size {
+            return Err(wrong("the journal has another block size"));
+        }
+        if u64::from(word(16)) > journal_blocks || word(16) < JBD2_MIN_BLOCKS {
+            return Err(wrong("length of the journal"));
+        }
+        if word(20) == 0 || word(20) >= word(16) {
+            return Err(wrong("first block of the journal"));
+        }
+        Ok(())
+    }
+
+    /// The name encoding of `casefold`: only UTF-8 is defined.
+    fn check_encoding(&self) -> Result<()> {
+        if self.geo.incompat.contains(Incompat::CASEFOLD) && self.sb.s_encoding.get() != 1 {
+            return Err(Error::Unsupported {
+                feature: "casefold with an unknown encoding",
+            });
+        }
+        Ok(())
+    }
+
+    /// What stands in the way of writing beyond feature bits, then the marks
+    /// that say "mounted".
+    fn start_writing(&mut self) -> Result<()> {
+        if self.geo.incompat.contains(Incompat::RECOVER) {
+            return Err(Error::Unsupported {
+                feature: "needs_recovery",
+            });
+        }
+        if self
+            .geo
+            .ro_compat
+            .contains(RoCompat::METADATA_CSUM.union(RoCompat::GDT_CSUM))
+        {
+            return Err(Error::Unsupported {
+                feature: "metadata_csum together with uninit_bg",
+            });
+        }
+        Err(Error::Unsupported { feature: "writing" })
+    }
+}
+
+/// Reads a structure whose size the type gives.
+pub(crate) fn parse<T: FromBytes + zerocopy::Immutable + zerocopy::KnownLayout>(
+    bytes: &[u8],
+    off: usize,
+) -> Option<T> {
+    let end = off.checked_add(size_of::<T>())?;
+    T::read_from_bytes(bytes.get(off..end)?).ok()
+}
+
+/// A little-endian word of a byte slice.
+pub(crate) fn le32(bytes: &[u8], off: usize) -> Option<u32> {
+    parse::<U32>(bytes, off).map(U32::get)
+}
