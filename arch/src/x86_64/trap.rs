@@ -357,7 +357,16 @@ fn page_fault(frame: &mut TrapFrame) {
         frame.rip = quire_x86_probe_failed as *const () as u64;
         return;
     }
-    fatal(&fault, frame);
+    fatal(&PageFault(fault), frame);
+}
+
+/// A page fault that nobody could serve.
+struct PageFault(Fault);
+
+impl fmt::Display for PageFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page fault: {}", self.0)
+    }
 }
 
 const MCG_CAP: u32 = 0x179;
