@@ -1,4 +1,39 @@
 //! The console: log and standard-output channels on one serial line, and input.
+//!
+//! # Channels
+//!
+//! A person at the terminal sees log lines and output as they come. A program
+//! that drives Quire (`exec=` or `console=framed`) must tell them apart, so
+//! there the line is framed: bytes are the log's, SO (0x0e) begins a piece of
+//! standard output and SI (0x0f) ends it, DLE (0x10) in front of a byte means
+//! that byte with bit 6 flipped, in place of SO, SI and DLE in what is sent.
+//! `DLE X number LF` is the exit status, sent once, last. The launcher is the
+//! other end (`qemu/`).
+//!
+//! The port's lock is held for a whole piece, so CPUs never mix channels.
+//!
+//! # Input
+//!
+//! The port's interrupt moves bytes into a ring and wakes readers; where there
+//! is no interrupt, a reader looks every few milliseconds.
+//!
+//! Lock order: the console's locks are innermost (the log's is outside).
+
+#[cfg(target_os = "none")]
+mod port;
+#[cfg(target_os = "none")]
+pub(crate) use port::{
+    emergency, init, is_up, send_status, set_framed, start_input, write_log, write_stdout,
+};
+#[cfg(target_os = "none")]
+pub use port::{read_byte, read_byte_until};
+
+#[cfg(not(target_os = "none"))]
+mod host;
+#[cfg(not(target_os = "none"))]
+pub(crate) use host::{is_up, write_log, write_stdout};
+#[cfg(not(target_os = "none"))]
+pub use host::{read_byte, read_byte_until};
 
 use crate::error::Result;
 use crate::sched;
@@ -84,16 +119,6 @@ macro_rules! outln {
     () => { $crate::out!("\n") };
     ($($arg:tt)*) => { $crate::out!("{}\n", ::core::format_args!($($arg)*)) };
 }
-
-#[cfg(not(target_os = "none"))]
-fn write_stdout(bytes: &[u8]) {
-    use std::io::Write;
-    // Nobody is left to tell when the launcher's own output is closed.
-    let _ = std::io::stdout().write_all(bytes);
-}
-
-#[cfg(target_os = "none")]
-fn write_stdout(_bytes: &[u8]) {}
 
 #[cfg(test)]
 mod tests {

@@ -1,1 +1,3 @@
-//! Devices: PCI and what sits on it.
+//! Devices: interrupts, PCI and what sits on it.
+
+pub mod irq;

@@ -210,4 +210,29 @@ pub(crate) mod cpu {
     pub(crate) fn relax_in_spin() {
         std::thread::yield_now();
     }
+
+    /// A CPU other than this one; there is none here.
+    pub(crate) enum PerCpu {}
+
+    impl PerCpu {
+        /// Asks it to flush.
+        pub(crate) fn request_flush(&self) {
+            match *self {}
+        }
+    }
+
+    /// The number of CPUs with a TLB of their own.
+    pub(crate) fn online() -> usize {
+        1
+    }
+
+    /// Calls `f` for every other CPU.
+    pub(crate) fn for_each_other(_f: &mut dyn FnMut(&PerCpu)) -> u64 {
+        0
+    }
+
+    /// Whether this CPU has been asked to flush.
+    pub(crate) fn take_flush_request() -> bool {
+        false
+    }
 }

@@ -1,0 +1,4 @@
+//! What is started before the application, in its thread, in this order.
+
+/// Starts the services.
+pub fn start() {}

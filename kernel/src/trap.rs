@@ -1,0 +1,66 @@
+//! The kernel's side of the CPU's traps.
+
+use crate::mm;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::{dev, panic, sched};
+use arch::PhysAddr;
+use arch::trap::{Fault, FaultOutcome, Hooks, Ipi, Irq, TrapFrame};
+use core::fmt;
+use quire_arch as arch;
+
+struct Kernel;
+
+/// Interrupts so far: timer, messages, devices.
+static COUNTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+/// Interrupts so far: timer, messages between CPUs, devices.
+pub fn counts() -> [u64; 3] {
+    COUNTS.each_ref().map(|c| c.load(Ordering::Relaxed))
+}
+
+impl Hooks for Kernel {
+    fn page_fault(&self, fault: &Fault) -> FaultOutcome {
+        mm::fault::dispatch(fault)
+    }
+
+    fn interrupt(&self, irq: Irq) {
+        match irq {
+            Irq::Timer => {
+                COUNTS[0].fetch_add(1, Ordering::Relaxed);
+                sched::timer_interrupt();
+            }
+            Irq::Ipi(ipi) => {
+                COUNTS[1].fetch_add(1, Ordering::Relaxed);
+                match ipi {
+                    Ipi::Reschedule => sched::reschedule_ipi(),
+                    Ipi::Shootdown => mm::tlb::poll(),
+                    Ipi::Stop => arch::cpu::halt(),
+                }
+            }
+            Irq::Line(line) => {
+                COUNTS[2].fetch_add(1, Ordering::Relaxed);
+                dev::irq::dispatch(line);
+            }
+        }
+        sched::interrupt_exit();
+    }
+
+    fn fatal(&self, cause: &dyn fmt::Display, frame: &TrapFrame) -> ! {
+        panic::fatal(cause, frame)
+    }
+
+    fn memory_error(&self, addr: Option<PhysAddr>, _frame: &TrapFrame) -> FaultOutcome {
+        // No owner can take a loss yet, so going on would be with bad data.
+        match addr {
+            Some(pa) => log::error!("memory error: addr={pa}"),
+            None => log::error!("memory error: addr=unknown"),
+        }
+        FaultOutcome::Fatal
+    }
+}
+
+/// Takes over the CPU's traps.
+pub(crate) fn init() {
+    static KERNEL: Kernel = Kernel;
+    arch::trap::set_hooks(&KERNEL);
+}
