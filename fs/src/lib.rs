@@ -28,7 +28,6 @@
 extern crate alloc;
 
 mod alloc_hints;
-pub mod check;
 mod dir;
 pub mod disk;
 pub mod error;
@@ -55,7 +54,6 @@ pub mod probe;
     reason = "host code, on logs of its own making"
 )]
 pub mod record;
-mod recovery;
 mod store;
 pub mod types;
 mod xattr;
