@@ -28,6 +28,7 @@
 extern crate alloc;
 
 mod alloc_hints;
+pub mod check;
 mod dir;
 pub mod disk;
 pub mod error;

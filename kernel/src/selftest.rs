@@ -22,6 +22,7 @@ pub const SUITES: &[&[Test]] = &[
     crate::mm::TESTS,
     crate::sched::TESTS,
     crate::memmap::TESTS,
+    crate::dax::TESTS,
 ];
 
 /// All tests whose name contains `filter`.

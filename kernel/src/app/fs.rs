@@ -32,12 +32,12 @@ static TREE: Once<Vfs> = Once::new();
 /// Gives the system's tree its devices. What starts the kernel calls it once;
 /// without it there is the root in memory and no device.
 pub fn start(devices: Box<dyn Devices>) {
-    TREE.call_once(|| Vfs::new(devices, super::time::file_time));
+    TREE.call_once(|| Vfs::new(devices, crate::vfs::wall_clock));
 }
 
 /// The system's tree.
 pub fn tree() -> &'static Vfs {
-    TREE.call_once(|| Vfs::new(Box::new(NoDevices), super::time::file_time))
+    TREE.call_once(|| Vfs::new(Box::new(NoDevices), crate::vfs::wall_clock))
 }
 
 impl OpenOptions {

@@ -145,6 +145,19 @@ impl Pgmap {
         }
     }
 
+    /// As [`unmap_leaves`](Self::unmap_leaves) for one leaf that covers
+    /// `page`, whichever folio it is in; returns the folio.
+    pub fn unmap_leaf_at(&self, page: u64) -> FolioId {
+        let _inside = self.gate.enter_dying();
+        match self.find(page) {
+            Some((id, record)) => {
+                record.unmap(1);
+                id
+            }
+            None => panic!("a leaf mapped page {page:#x}, which is free"),
+        }
+    }
+
     /// Drops `n` references that the caller holds on the folio (R7, second
     /// half, and R11).
     pub fn put(&self, id: FolioId, n: u32) {

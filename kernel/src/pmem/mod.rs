@@ -11,6 +11,7 @@
 //! overlaps anything is not used; names don't depend on the order of tables.
 
 pub mod describe;
+mod direct;
 pub mod namespace;
 pub mod nfit;
 pub mod region;
@@ -18,6 +19,7 @@ pub mod region;
 #[cfg(test)]
 pub(crate) mod fixture;
 
+pub use direct::{DirectMap, start};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, detach, find, namespaces};
 pub use region::{Dimm, Found, Machine, NfitSource, Region, Source};
 

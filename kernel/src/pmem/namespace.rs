@@ -24,7 +24,7 @@ use quire_arch::{PhysAddr, VirtAddr, cache};
 use quire_fs::{MediaError, Pmem};
 
 /// How the memory of a region is reached. The kernel's own is
-/// `DirectMap`; tests bring ordinary memory.
+/// [`DirectMap`](super::DirectMap); tests bring ordinary memory.
 pub trait Reach: Send + Sync {
     /// Makes the bytes readable at the returned address.
     fn map(&self, range: Range<PhysAddr>) -> Result<VirtAddr>;

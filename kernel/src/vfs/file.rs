@@ -447,15 +447,15 @@ impl ReadDir {
         })
     }
 
-    fn fill(&mut self) -> Result<()> {
+    fn fill(&mut self) {
         let fs = self.node.fs();
         let mut raw = Vec::with_capacity(PORTION);
         let mut next = self.next;
-        fs.read_dir(self.node.ino(), self.next, &mut |entry| {
+        let result = fs.read_dir(self.node.ino(), self.next, &mut |entry| {
             raw.push((entry.name.to_vec(), entry.ino, entry.kind));
             next = entry.next;
             raw.len() < PORTION
-        })?;
+        });
         self.done = raw.len() < PORTION;
         self.next = next;
         for (name, ino, kind) in raw {
@@ -470,7 +470,11 @@ impl ReadDir {
                 Err(error) => Err(error),
             });
         }
-        Ok(())
+        // What a damaged directory still holds comes first, the damage last.
+        if let Err(error) = result {
+            self.done = true;
+            self.entries.push_back(Err(error));
+        }
     }
 }
 
@@ -485,10 +489,7 @@ impl Iterator for ReadDir {
             if self.done {
                 return None;
             }
-            if let Err(error) = self.fill() {
-                self.done = true;
-                return Some(Err(error));
-            }
+            self.fill();
         }
     }
 }

@@ -61,6 +61,26 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
+#[cfg(not(target_os = "none"))]
+fn wall_clock_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(target_os = "none")]
+fn wall_clock_ns() -> u64 {
+    crate::sched::now_ns()
+}
+
+/// The time as file systems on devices stamp it: UTC.
+pub fn wall_clock() -> Time {
+    let nanos = wall_clock_ns();
+    Time {
+        seconds: (nanos / 1_000_000_000) as i64,
+        nanoseconds: (nanos % 1_000_000_000) as u32,
+    }
+}
+
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {

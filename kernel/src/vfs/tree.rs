@@ -10,6 +10,7 @@ use quire_fs::Pmem;
 
 use crate::error::{Error, Result};
 
+use super::ext4::Ext4Fs;
 use super::file::{File, Node, OpenOptions, ReadDir};
 use super::ramfs::RamFs;
 use super::walk::{Place, Target, not_found, walk};
@@ -183,18 +184,6 @@ pub struct Vfs {
     clock: fn() -> Time,
 }
 
-/// Makes a file system out of a device's memory.
-fn attach(
-    device: &str,
-    pmem: Arc<dyn Pmem + Send + Sync>,
-    writable: bool,
-) -> Result<Box<dyn FileSystem>> {
-    let _ = (pmem, writable);
-    Err(Error::unsupported(alloc::format!(
-        "the file system on {device}"
-    )))
-}
-
 impl Vfs {
     /// A tree that holds an empty root.
     pub fn new(devices: Box<dyn Devices>, clock: fn() -> Time) -> Vfs {
@@ -265,7 +254,7 @@ impl Vfs {
             Box::new(RamFs::new(self.now()))
         } else {
             table.check_free(device, writable)?;
-            attach(device, self.devices.open(device, writable)?, writable)?
+            Ext4Fs::mount(self.devices.open(device, writable)?, writable)?
         };
         let id = table.next_id;
         table.next_id += 1;

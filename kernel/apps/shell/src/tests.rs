@@ -501,3 +501,32 @@ fn completion_knows_commands_options_and_paths() {
     assert!(complete("ls 'da").is_empty());
     assert!(complete("").len() > 20);
 }
+
+/// A tree with one device, `pmem0`, that holds these bytes.
+fn with_device(bytes: Vec<u8>) -> Vfs {
+    let devices = quire::vfs::MemDevices::new();
+    devices.add(
+        "pmem0",
+        alloc::sync::Arc::new(quire_fs::MemPmem::new(bytes)),
+    );
+    Vfs::new(Box::new(devices), clock)
+}
+
+#[test]
+fn a_file_system_is_made_once_and_mounted() {
+    let vfs = with_device(alloc::vec![0; 16 << 20]);
+    fails(&vfs, "mount pmem0 /p", 1, "error: mount: pmem0: ");
+    let made = ok(&vfs, "mkfs.ext4 pmem0 -L data");
+    assert!(
+        made.starts_with("pmem0: ext4, 16M, 4096 blocks of 4096 bytes"),
+        "{made}"
+    );
+    fails(&vfs, "mkfs.ext4 pmem0", 1, "error: mkfs.ext4: pmem0: ");
+    ok(&vfs, "mkfs.ext4 pmem0 --force -L data; mount pmem0 /p");
+    assert_eq!(ok(&vfs, "ls /p"), "lost+found\n");
+    assert!(ok(&vfs, "df --json /p").contains("\"label\":\"data\""));
+    fails(&vfs, "touch /p/x", 1, "read-only");
+    fails(&vfs, "mkfs.ext4 pmem0 --force", 1, "pmem0 is mounted at /p");
+    fails(&vfs, "mount pmem0 /q -o rw", 1, "pmem0 is mounted at /p");
+    ok(&vfs, "umount pmem0");
+}

@@ -1,0 +1,58 @@
+//! This machine's persistent memory: its tables, its direct map.
+
+use super::{Machine, NfitSource, Reach, Source};
+use crate::boot::RegionKind;
+use crate::error::Result;
+use crate::{acpi, boot, mm};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use quire_arch::{PhysAddr, VirtAddr, layout};
+
+/// The kernel's direct map as the way to the memory.
+pub struct DirectMap;
+
+impl Reach for DirectMap {
+    fn map(&self, range: Range<PhysAddr>) -> Result<VirtAddr> {
+        mm::map_pmem(range, false)
+    }
+    fn protect(&self, range: Range<PhysAddr>, writable: bool) -> Result<()> {
+        mm::protect_pmem(range, writable)
+    }
+    fn unmap(&self, range: Range<PhysAddr>) -> Result<()> {
+        mm::unmap_pmem(range)
+    }
+    fn map_register(&self, at: PhysAddr) -> Result<VirtAddr> {
+        mm::map_device(at, 8)
+    }
+}
+
+/// This machine, as the loader described it.
+struct ThisMachine;
+
+impl Machine for ThisMachine {
+    fn is_ram(&self, range: Range<u64>) -> bool {
+        boot::info().is_some_and(|info| {
+            info.regions().iter().any(|region| {
+                // Persistent memory hides among what is reserved.
+                !matches!(region.kind, RegionKind::Reserved | RegionKind::Bad)
+                    && region.start.as_u64() < range.end
+                    && range.start < region.end.as_u64()
+            })
+        })
+    }
+
+    fn limit(&self) -> u64 {
+        let bits = quire_arch::cpu::features().phys_bits.min(52);
+        layout::DIRECT_MAP_LEN.min(1 << bits)
+    }
+}
+
+/// Finds the persistent memory of this machine and makes namespaces of it.
+/// Once, at start, when ACPI tables are known.
+pub fn start() {
+    let nfit = acpi::table(b"NFIT", 0).map(|table| NfitSource { table });
+    let sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
+    let reach: Arc<dyn Reach> = Arc::new(DirectMap);
+    super::init(&sources, &ThisMachine, &reach);
+}
