@@ -103,13 +103,59 @@ impl Drop for Redirect {
     }
 }
 
+/// Gathers what is printed by one call, so that it is one write.
+struct Gather {
+    bytes: [u8; 256],
+    len: usize,
+    result: Result<()>,
+}
+
+impl Gather {
+    fn flush(&mut self) {
+        if self.result.is_ok() && self.len > 0 {
+            self.result = stdout().write(&self.bytes[..self.len]);
+        }
+        self.len = 0;
+    }
+}
+
+impl fmt::Write for Gather {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        if s.len() > self.bytes.len() - self.len {
+            self.flush();
+        }
+        match self.bytes.get_mut(self.len..self.len + s.len()) {
+            Some(room) => {
+                room.copy_from_slice(s.as_bytes());
+                self.len += s.len();
+            }
+            // Longer than all the room: it goes by itself.
+            None if self.result.is_ok() => self.result = stdout().write(s.as_bytes()),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Prints to the calling thread's standard output, in few writes.
+pub fn print(args: fmt::Arguments<'_>) -> Result<()> {
+    let mut gather = Gather {
+        bytes: [0; 256],
+        len: 0,
+        result: Ok(()),
+    };
+    // Gathering itself doesn't fail; a `Display` that does prints what it did.
+    let _ = fmt::write(&mut gather, args);
+    gather.flush();
+    gather.result
+}
+
 /// Prints to the calling thread's standard output. Errors of a redirected
 /// output are lost; use [`Stdout::write`] where they matter.
 #[macro_export]
 macro_rules! out {
     ($($arg:tt)*) => {{
-        let _ = ::core::fmt::Write::write_fmt(
-            &mut $crate::console::stdout(), ::core::format_args!($($arg)*));
+        let _ = $crate::console::print(::core::format_args!($($arg)*));
     }};
 }
 

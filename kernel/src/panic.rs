@@ -9,6 +9,7 @@
 //! Nothing here allocates, and no lock is waited for without an end. A panic
 //! while panicking reports that one line and stops.
 
+use crate::selftest::Test;
 #[cfg(target_os = "none")]
 use crate::sync::atomic::AtomicU8;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,15 @@ pub(crate) fn set_stopping() {
     STOPPING.store(true, Ordering::Relaxed);
 }
 
+/// The in-kernel tests of this module.
+pub const TESTS: &[Test] = &[
+    #[cfg(target_os = "none")]
+    Test {
+        name: "panic.a_backtrace_names_its_callers",
+        run: bare::a_backtrace_names_its_callers,
+    },
+];
+
 #[cfg(target_os = "none")]
 pub use bare::{fatal, panicked};
 
@@ -41,6 +51,8 @@ mod bare {
     use crate::sched::cpu;
     use crate::sync::atomic::{AtomicUsize, Ordering};
     use crate::{console, symbols};
+    use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
     use arch::VirtAddr;
     use arch::trap::TrapFrame;
     use core::fmt::{self, Write};
@@ -161,5 +173,37 @@ mod bare {
             step(r, n, pc);
             n < 48
         });
+    }
+
+    pub(super) fn a_backtrace_names_its_callers() -> Result<(), String> {
+        let names = outer_for_test(4);
+        for (name, times) in [("outer_for_test", 1), ("inner_for_test", 5)] {
+            let n = names.iter().filter(|s| s.contains(name)).count();
+            crate::check!(n == times, "{name} appears {n} times in {names:?}");
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn outer_for_test(n: u64) -> Vec<String> {
+        let names = inner_for_test(n);
+        // Not a tail call: this frame must still be there.
+        core::hint::black_box(names)
+    }
+
+    #[inline(never)]
+    fn inner_for_test(n: u64) -> Vec<String> {
+        let mut names = Vec::new();
+        if n > 0 {
+            names = inner_for_test(n - 1);
+        } else {
+            arch::backtrace::walk(arch::backtrace::frame_pointer(), &mut |pc| {
+                if let Some(symbol) = symbols::find(pc.0.wrapping_sub(1)) {
+                    names.push(symbol.to_string());
+                }
+                names.len() < 16
+            });
+        }
+        core::hint::black_box(names)
     }
 }

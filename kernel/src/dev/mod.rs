@@ -1,3 +1,5 @@
 //! Devices: interrupts, PCI and what sits on it.
 
 pub mod irq;
+pub mod pci;
+mod pci_names;

@@ -39,6 +39,11 @@ pub(super) const TESTS: &[Test] = &[
     },
     #[cfg(target_os = "none")]
     Test {
+        name: "mm.faults_reach_their_handler",
+        run: faults_reach_their_handler,
+    },
+    #[cfg(target_os = "none")]
+    Test {
         name: "mm.a_shootdown_reaches_every_cpu",
         run: a_shootdown_reaches_every_cpu,
     },
@@ -302,3 +307,76 @@ fn a_shootdown_reaches_every_cpu() -> Result<(), String> {
 
 #[cfg(target_os = "none")]
 static PROBE: crate::sync::SpinLock<()> = crate::sync::SpinLock::new(());
+
+/// Serves the scratch page of [`faults_reach_their_handler`].
+#[cfg(target_os = "none")]
+struct Scratch {
+    frame: crate::sync::atomic::AtomicU64,
+    reads: crate::sync::atomic::AtomicU64,
+    writes: crate::sync::atomic::AtomicU64,
+}
+
+#[cfg(target_os = "none")]
+impl super::fault::FaultHandler for Scratch {
+    fn fault(&self, fault: &arch::trap::Fault) -> arch::trap::FaultOutcome {
+        use crate::sync::atomic::Ordering;
+        use arch::trap::{Access, FaultOutcome};
+        // A handler may block.
+        crate::sched::sleep_ns(1000);
+        let page = fault.addr.align_down(PAGE_SIZE as u64);
+        let (count, done) = match fault.access {
+            Access::Read => {
+                let pa = PhysAddr(self.frame.load(Ordering::Relaxed));
+                let done = space::map_leaf(page, pa, PageSize::Size4K, Attrs::READ);
+                (&self.reads, done)
+            }
+            _ => {
+                let range = page..page + PAGE_SIZE as u64;
+                let done = space::protect(range, Attrs::READ_WRITE, &mut |_, _| ());
+                (&self.writes, done.map(|_| ()))
+            }
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        match done {
+            Ok(()) => FaultOutcome::Resume,
+            Err(_) => FaultOutcome::Fatal,
+        }
+    }
+}
+
+#[cfg(target_os = "none")]
+fn faults_reach_their_handler() -> Result<(), String> {
+    use crate::sync::Once;
+    use crate::sync::atomic::{AtomicU64, Ordering};
+
+    static HANDLER: Scratch = Scratch {
+        frame: AtomicU64::new(0),
+        reads: AtomicU64::new(0),
+        writes: AtomicU64::new(0),
+    };
+    static REGISTERED: Once<bool> = Once::new();
+    let va = scratch() + (16 << 21);
+    let range = va..va + PAGE_SIZE as u64;
+    let registered =
+        REGISTERED.call_once(|| super::fault::register(range.clone(), &HANDLER));
+    check!(*registered, "no room for a handler");
+    let pfn = frame::alloc_zeroed(0).ok_or("no memory")?;
+    HANDLER.frame.store(pfn.phys().0, Ordering::Relaxed);
+    let before = (
+        HANDLER.reads.load(Ordering::Relaxed),
+        HANDLER.writes.load(Ordering::Relaxed),
+    );
+    // SAFETY: the handler maps a frame of ours there.
+    let (first, second) = unsafe {
+        let first = va.as_ptr::<u64>().read_volatile();
+        va.as_mut_ptr::<u64>().write_volatile(77);
+        (first, va.as_ptr::<u64>().read_volatile())
+    };
+    space::unmap(range, &mut |_, _| ()).map_err(|e| e.to_string())?;
+    // SAFETY: taken above, mapped nowhere any more.
+    unsafe { frame::free(pfn, 0) };
+    check!((first, second) == (0, 77), "read {first} and {second}");
+    check!(HANDLER.reads.load(Ordering::Relaxed) == before.0 + 1);
+    check!(HANDLER.writes.load(Ordering::Relaxed) == before.1 + 1);
+    Ok(())
+}

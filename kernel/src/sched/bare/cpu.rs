@@ -278,6 +278,7 @@ extern "C" fn secondary_main(arg: usize) -> ! {
     let Start { cpu, .. } = *unsafe { Box::from_raw(early_local(arg)) };
     // SAFETY: once on this CPU, in the kernel's address space.
     unsafe { arch::irq::init_cpu() };
+    cpu.since_ns.set(arch::time::now_ns());
     publish(cpu);
     // Translations made before this CPU was on the list for shoot-downs.
     arch::paging::flush_all();

@@ -165,6 +165,7 @@ pub(super) fn switch_away(this: &'static PerCpu, after: After) {
     let (from, to) = unsafe { (&*old, &*new) };
     from.run_ns
         .fetch_add(now.saturating_sub(this.since_ns.get()), Ordering::Relaxed);
+    from.state.store(READY, Ordering::Relaxed);
     to.state.store(RUNNING, Ordering::Relaxed);
     to.last_cpu.store(this.id, Ordering::Relaxed);
     this.since_ns.set(now);
@@ -247,6 +248,7 @@ pub fn park() {
 /// As [`park`], but not beyond the time `deadline_ns`.
 #[track_caller]
 pub fn park_until(deadline_ns: u64) {
+    assert_may_block("parking");
     if arch::time::now_ns() >= deadline_ns {
         return;
     }

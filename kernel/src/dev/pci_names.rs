@@ -1,0 +1,52 @@
+//! Names of PCI device classes, as `lspci` has them.
+//!
+//! PCI Code and ID Assignment 1.11, section 1.
+
+/// The name of a base class and sub-class.
+pub fn class(base: u8, sub: u8) -> &'static str {
+    match (base, sub) {
+        (0x00, 0x01) => "VGA compatible unclassified device",
+        (0x00, _) => "Unclassified device",
+        (0x01, 0x00) => "SCSI storage controller",
+        (0x01, 0x01) => "IDE interface",
+        (0x01, 0x04) => "RAID bus controller",
+        (0x01, 0x06) => "SATA controller",
+        (0x01, 0x07) => "Serial Attached SCSI controller",
+        (0x01, 0x08) => "Non-Volatile memory controller",
+        (0x01, 0x09) => "Universal Flash Storage controller",
+        (0x01, _) => "Mass storage controller",
+        (0x02, 0x00) => "Ethernet controller",
+        (0x02, 0x07) => "Infiniband controller",
+        (0x02, _) => "Network controller",
+        (0x03, 0x00) => "VGA compatible controller",
+        (0x03, 0x02) => "3D controller",
+        (0x03, _) => "Display controller",
+        (0x04, 0x03) => "Audio device",
+        (0x04, _) => "Multimedia controller",
+        (0x05, 0x00) => "RAM memory",
+        (0x05, 0x01) => "FLASH memory",
+        (0x05, 0x02) => "CXL",
+        (0x05, _) => "Memory controller",
+        (0x06, 0x00) => "Host bridge",
+        (0x06, 0x01) => "ISA bridge",
+        (0x06, 0x04) => "PCI bridge",
+        (0x06, _) => "Bridge",
+        (0x07, 0x00) => "Serial controller",
+        (0x07, _) => "Communication controller",
+        (0x08, 0x00) => "PIC",
+        (0x08, 0x01) => "DMA controller",
+        (0x08, 0x05) => "SD Host controller",
+        (0x08, 0x06) => "IOMMU",
+        (0x08, _) => "System peripheral",
+        (0x09, _) => "Input device controller",
+        (0x0b, _) => "Processor",
+        (0x0c, 0x03) => "USB controller",
+        (0x0c, 0x05) => "SMBus",
+        (0x0c, _) => "Serial bus controller",
+        (0x0d, _) => "Wireless controller",
+        (0x10, _) => "Encryption controller",
+        (0x11, _) => "Signal processing controller",
+        (0x12, _) => "Processing accelerators",
+        _ => "Unknown class",
+    }
+}
