@@ -177,7 +177,8 @@ mod bare {
 
     pub(super) fn a_backtrace_names_its_callers() -> Result<(), String> {
         let names = outer_for_test(4);
-        for (name, times) in [("outer_for_test", 1), ("inner_for_test", 5)] {
+        // The walk shows where frames return to: the innermost isn't shown.
+        for (name, times) in [("outer_for_test", 1), ("inner_for_test", 4)] {
             let n = names.iter().filter(|s| s.contains(name)).count();
             crate::check!(n == times, "{name} appears {n} times in {names:?}");
         }

@@ -21,6 +21,7 @@ pub const SUITES: &[&[Test]] = &[
     crate::sync::TESTS,
     crate::mm::TESTS,
     crate::sched::TESTS,
+    crate::panic::TESTS,
     crate::memmap::TESTS,
     crate::dax::TESTS,
 ];

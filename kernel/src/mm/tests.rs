@@ -357,8 +357,7 @@ fn faults_reach_their_handler() -> Result<(), String> {
     static REGISTERED: Once<bool> = Once::new();
     let va = scratch() + (16 << 21);
     let range = va..va + PAGE_SIZE as u64;
-    let registered =
-        REGISTERED.call_once(|| super::fault::register(range.clone(), &HANDLER));
+    let registered = REGISTERED.call_once(|| super::fault::register(range.clone(), &HANDLER));
     check!(*registered, "no room for a handler");
     let pfn = frame::alloc_zeroed(0).ok_or("no memory")?;
     HANDLER.frame.store(pfn.phys().0, Ordering::Relaxed);

@@ -80,6 +80,7 @@ where
 /// Sleeps for at least so long.
 #[track_caller]
 pub fn sleep_ns(ns: u64) {
+    crate::sync::assert_may_block("sleeping");
     let deadline = now_ns().saturating_add(ns);
     while now_ns() < deadline {
         park_until(deadline);
