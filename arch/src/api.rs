@@ -20,6 +20,7 @@ const _: &str = ARCH_NAME;
 const _: &[Selftest] = SELFTESTS;
 
 const _: () = {
+    let _: usize = cpu::MAX_CPUS;
     let _: unsafe fn() = cpu::init_boot;
     let _: unsafe fn(usize) = cpu::init_secondary;
     let _: fn(*mut ()) = cpu::set_local;

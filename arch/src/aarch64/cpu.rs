@@ -14,7 +14,8 @@ use aarch64_cpu::registers::{
 
 use super::boot::MpInfo;
 use super::midr::Midr;
-use super::percpu::{self, MAX_CPUS};
+use super::percpu;
+pub use super::percpu::MAX_CPUS;
 use super::{descriptor, sgi, time, trap};
 pub use crate::platform::Features;
 

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::boot::MpInfo;
 pub use crate::platform::Features;
 
+/// CPUs that can be started.
+pub const MAX_CPUS: usize = 256;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 std::thread_local! {

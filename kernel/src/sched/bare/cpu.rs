@@ -14,8 +14,13 @@ use core::cell::Cell;
 use core::ptr;
 use quire_arch as arch;
 
-/// At most so many CPUs.
-pub(crate) const MAX_CPUS: usize = 256;
+/// At most so many CPUs: what the CPU's layer has room for, and the boot
+/// information.
+pub(crate) const MAX_CPUS: usize = if arch::cpu::MAX_CPUS < 256 {
+    arch::cpu::MAX_CPUS
+} else {
+    256
+};
 
 /// One CPU. Cells are its own, with interrupts off; the rest is for all.
 pub(crate) struct PerCpu {
