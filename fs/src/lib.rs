@@ -55,6 +55,7 @@ pub mod probe;
     reason = "host code, on logs of its own making"
 )]
 pub mod record;
+mod recovery;
 mod store;
 pub mod types;
 mod xattr;

@@ -1,27 +1,23 @@
 //! Mounting: what must be right before anything else is read.
 
-use alloc::vec;
-
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-use crate::disk::features::{Compat, Incompat, RoCompat};
+use crate::disk::features::{Incompat, RoCompat};
 use crate::disk::inode::ROOT_INO;
 use crate::disk::superblock::SuperBlock;
 use crate::error::{Error, Place, Result};
 use crate::geometry::{Geometry, check_writable, read_superblock};
+use crate::journal::View;
 use crate::pmem::Pmem;
+use crate::recovery::Journal;
 use crate::store::Store;
-use crate::types::{FileType, Ino, Mapping, MountOptions, StatFs, Timestamp};
+use crate::types::{FileType, Ino, MountOptions, StatFs, Timestamp};
 
 /// Group descriptors that a mount looks at. Linux checks all of them; here
 /// the rest are checked when they are used, so that a mount takes the same
 /// time whatever the size.
 const GROUPS_CHECKED: u32 = 4096;
-/// `h_magic` of every journal block, big-endian.
-const JBD2_MAGIC: u32 = 0xc03b_3998;
-/// Smallest journal in blocks.
-const JBD2_MIN_BLOCKS: u32 = 1024;
 
 /// What changes while mounted and is undone together with a transaction.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +38,7 @@ pub(crate) struct Volatile {
 /// `&mut self` and are complete and durable when they return. One that fails
 /// has changed nothing.
 pub struct Ext4<P> {
-    pub(crate) store: Store<P>,
+    pub(crate) store: Store<View<P>>,
     pub(crate) geo: Geometry,
     pub(crate) sb: SuperBlock,
     pub(crate) vol: Volatile,
@@ -67,9 +63,9 @@ impl<P: Pmem> Ext4<P> {
     /// [`MountOptions::writable`] nothing is stored to the media, now or
     /// later.
     ///
-    /// A file system whose journal was not replayed can be mounted for
-    /// reading only, and shows what is in place: what only the journal holds
-    /// is not seen.
+    /// Where a crash left transactions in the journal, a writable mount
+    /// replays them first, and a read-only one looks through them: both show
+    /// the same files.
     pub fn mount(pmem: P, options: MountOptions) -> Result<Self> {
         let sb = read_superblock(&pmem)?;
         let geo = Geometry::new(&sb, pmem.len())?;
@@ -79,24 +75,13 @@ impl<P: Pmem> Ext4<P> {
                 return Err(Error::ReadOnly);
             }
         }
-        let vol = Volatile {
-            free_clusters: sb.free_blocks_count(),
-            free_inodes: sb.s_free_inodes_count.get(),
-            last_orphan: sb.s_last_orphan.get(),
-            dirty: false,
-        };
-        let store = Store::new(pmem, geo.block_shift, geo.blocks);
-        let mut fs = Self {
-            store,
-            geo,
-            sb,
-            vol,
-            options,
-            failed: false,
-            alloc: crate::alloc_hints::Hints::default(),
-        };
+        let mut fs = Self::assemble(View::plain(pmem), sb, geo, options);
         fs.check_groups()?;
-        fs.check_journal()?;
+        if let Some(journal) = fs.load_journal()?
+            && journal.pending.is_some()
+        {
+            fs = fs.recovered(journal)?;
+        }
         fs.check_encoding()?;
         let root = fs.inode(Ino(ROOT_INO))?;
         if root.kind != FileType::Directory || root.size() == 0 {
@@ -108,15 +93,56 @@ impl<P: Pmem> Ext4<P> {
         Ok(fs)
     }
 
+    fn assemble(pmem: View<P>, sb: SuperBlock, geo: Geometry, options: MountOptions) -> Self {
+        Self {
+            store: Store::new(pmem, geo.block_shift, geo.blocks),
+            vol: Volatile {
+                free_clusters: sb.free_blocks_count(),
+                free_inodes: sb.s_free_inodes_count.get(),
+                last_orphan: sb.s_last_orphan.get(),
+                dirty: false,
+            },
+            geo,
+            sb,
+            options,
+            failed: false,
+            alloc: crate::alloc_hints::Hints::default(),
+        }
+    }
+
+    /// The same file system with what its journal held.
+    fn recovered(self, journal: Journal) -> Result<Self> {
+        let options = self.options;
+        let block_size = self.geo.block_size;
+        if options.writable {
+            self.recover(&journal)?;
+        }
+        let pmem = self.store.into_pmem().into_inner();
+        let view = match journal.pending {
+            Some(pending) if !options.writable => {
+                View::through(pmem, journal.map, pending, block_size)
+            }
+            _ => View::plain(pmem),
+        };
+        let sb = read_superblock(&view)?;
+        let geo = Geometry::new(&sb, view.len())?;
+        if options.writable {
+            check_writable(&sb, &geo)?;
+        }
+        let fs = Self::assemble(view, sb, geo, options);
+        fs.check_groups()?;
+        Ok(fs)
+    }
+
     /// Gives the media back without a word to it: right for a read-only
     /// mount. A writable one is ended by [`unmount`](Self::unmount).
     pub fn into_inner(self) -> P {
-        self.store.into_pmem()
+        self.store.into_pmem().into_inner()
     }
 
     /// The media.
     pub fn pmem(&self) -> &P {
-        self.store.pmem()
+        self.store.pmem().inner()
     }
 
     /// Whether changes are allowed.
@@ -224,55 +250,6 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
-    /// The journal's inode and superblock, which Linux loads at mount.
-    fn check_journal(&self) -> Result<()> {
-        if !self.geo.compat.contains(Compat::HAS_JOURNAL) {
-            return Ok(());
-        }
-        let ino = self.sb.s_journal_inum.get();
-        if ino == 0 {
-            return if self.sb.s_journal_dev.get() != 0 {
-                Err(Error::Unsupported {
-                    feature: "external journal",
-                })
-            } else {
-                Err(Error::corrupt(
-                    "has_journal without a journal inode",
-                    Place::Superblock,
-                ))
-            };
-        }
-        let wrong = |what| Error::inode(what, ino);
-        let inode = self.special_inode(ino)?;
-        if inode.kind != FileType::Regular {
-            return Err(wrong("the journal is not a regular file"));
-        }
-        let Mapping::Mapped { block, .. } = self.map_block(&inode, 0)? else {
-            return Err(wrong("the journal has no first block"));
-        };
-        let mut raw = vec![0; 1024];
-        self.store.read(block.0, 0, &mut raw)?;
-        let word = |at: usize| {
-            raw.get(at..)
-                .and_then(|r| r.first_chunk())
-                .map_or(0, |b| u32::from_be_bytes(*b))
-        };
-        let journal_blocks = inode.size().wrapping_shr(self.geo.block_shift);
-        if word(0) != JBD2_MAGIC || !matches!(word(4), 3 | 4) {
-            return Err(wrong("the journal has no superblock"));
-        }
-        if word(12) != self.geo.block_size {
-            return Err(wrong("the journal has another block size"));
-        }
-        if u64::from(word(16)) > journal_blocks || word(16) < JBD2_MIN_BLOCKS {
-            return Err(wrong("length of the journal"));
-        }
-        if word(20) == 0 || word(20) >= word(16) {
-            return Err(wrong("first block of the journal"));
-        }
-        Ok(())
-    }
-
     /// The name encoding of `casefold`: only UTF-8 is defined.
     fn check_encoding(&self) -> Result<()> {
         if self.geo.incompat.contains(Incompat::CASEFOLD) && self.sb.s_encoding.get() != 1 {
@@ -286,11 +263,6 @@ impl<P: Pmem> Ext4<P> {
     /// What stands in the way of writing beyond feature bits, then the marks
     /// that say "mounted".
     fn start_writing(&mut self) -> Result<()> {
-        if self.geo.incompat.contains(Incompat::RECOVER) {
-            return Err(Error::Unsupported {
-                feature: "needs_recovery",
-            });
-        }
         if self
             .geo
             .ro_compat

@@ -18,6 +18,7 @@ pub struct Test {
 
 /// All tables, in the order in which they run.
 pub const SUITES: &[&[Test]] = &[
+    cpu_layer::TESTS,
     crate::sync::TESTS,
     crate::mm::TESTS,
     crate::sched::TESTS,
@@ -25,6 +26,92 @@ pub const SUITES: &[&[Test]] = &[
     crate::memmap::TESTS,
     crate::dax::TESTS,
 ];
+
+/// The CPU layer's own checks, which come with plain names and texts, in this
+/// registry's terms.
+mod cpu_layer {
+    use super::Test;
+    use alloc::string::String;
+    use quire_arch::SELFTESTS;
+
+    const COUNT: usize = SELFTESTS.len();
+    const PREFIX: &[u8] = b"arch.";
+
+    #[derive(Clone, Copy)]
+    struct Name {
+        bytes: [u8; 64],
+        len: usize,
+    }
+
+    impl Name {
+        /// `arch.` and the name; too long a name does not compile.
+        const fn new(name: &str) -> Self {
+            let name = name.as_bytes();
+            let mut bytes = [0; 64];
+            let mut len = 0;
+            while len < PREFIX.len() {
+                bytes[len] = PREFIX[len];
+                len += 1;
+            }
+            let mut i = 0;
+            while i < name.len() {
+                bytes[len] = name[i];
+                len += 1;
+                i += 1;
+            }
+            Self { bytes, len }
+        }
+
+        const fn text(&'static self) -> &'static str {
+            match core::str::from_utf8(self.bytes.split_at(self.len).0) {
+                Ok(text) => text,
+                Err(_) => panic!("names of tests are text"),
+            }
+        }
+    }
+
+    const NAMES: &[Name; COUNT] = &{
+        let mut names = [Name::new(""); COUNT];
+        let mut i = 0;
+        let mut rest = SELFTESTS;
+        while let [(name, _), tail @ ..] = rest {
+            names[i] = Name::new(name);
+            i += 1;
+            rest = tail;
+        }
+        names
+    };
+
+    fn run<const I: usize>() -> Result<(), String> {
+        match SELFTESTS.get(I) {
+            Some((_, run)) => run().map_err(String::from),
+            None => Ok(()),
+        }
+    }
+
+    /// A function for each place in the list; as many as any CPU's has.
+    const RUNS: [fn() -> Result<(), String>; 20] = [
+        run::<0>, run::<1>, run::<2>, run::<3>, run::<4>, run::<5>, run::<6>, run::<7>, run::<8>,
+        run::<9>, run::<10>, run::<11>, run::<12>, run::<13>, run::<14>, run::<15>, run::<16>,
+        run::<17>, run::<18>, run::<19>,
+    ];
+
+    pub(super) const TESTS: &[Test] = &{
+        let mut tests = [Test {
+            name: "",
+            run: run::<0>,
+        }; COUNT];
+        let mut i = 0;
+        let mut rest = NAMES.as_slice();
+        while let [name, tail @ ..] = rest {
+            tests[i].name = name.text();
+            tests[i].run = RUNS[i];
+            i += 1;
+            rest = tail;
+        }
+        tests
+    };
+}
 
 /// All tests whose name contains `filter`.
 pub fn matching(filter: &str) -> impl Iterator<Item = &'static Test> {

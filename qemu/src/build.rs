@@ -43,7 +43,7 @@ pub fn build(
         Some(path) => path.to_path_buf(),
         None => {
             let mut command = toolchain.cargo("build", arch.loader_target());
-            command.args(["-p", "quire-boot"]);
+            command.args(["-p", "quire-boot", "--features", "efi"]);
             cargo(workspace, command, &target_dir)?;
             target_dir
                 .join(arch.loader_target())
@@ -63,10 +63,6 @@ fn cargo(workspace: &Workspace, mut command: Command, target_dir: &Path) -> Resu
         .args(["--profile", "image", "--target-dir"])
         .arg(target_dir)
         .current_dir(&workspace.root);
-    // Scripts that capture standard error want the errors, not the progress.
-    if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        command.arg("--quiet");
-    }
     let line = line_of(&command);
     to_stderr(&mut command)?;
     let status = command

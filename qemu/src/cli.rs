@@ -103,8 +103,82 @@ pub enum Command {
     Provision(ProvisionArgs),
     /// Write a raw disk image that boots from a USB stick or a virtual disk
     Image(ImageArgs),
+    /// The file system on image files, on this machine, without QEMU
+    #[command(subcommand)]
+    Fs(FsCommand),
     /// Check formatting, and lint the tree for the host and all bare targets
     Lint(ProvisionArgs),
+}
+
+/// `quire fs`: commands on image files.
+#[derive(Debug, Subcommand)]
+pub enum FsCommand {
+    /// Print one line for every object of an image
+    Manifest {
+        /// The image file
+        image: PathBuf,
+    },
+    /// Make an ext4 file system
+    Mkfs {
+        /// The image file
+        image: PathBuf,
+        /// Create the image sparse with this size
+        #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero)]
+        size: Option<u64>,
+        /// Options of the shell's mkfs.ext4
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Check without repairing
+    Fsck {
+        /// The image file
+        image: PathBuf,
+    },
+    /// List directories
+    Ls(FileArgs),
+    /// Print files
+    Cat(FileArgs),
+    /// Show what is known of files
+    Stat(FileArgs),
+    /// Remove files
+    Rm(FileArgs),
+    /// Make directories
+    Mkdir(FileArgs),
+    /// Copy a file of the image to the host
+    Get {
+        /// The image file
+        image: PathBuf,
+        /// Path in the image
+        path: String,
+        /// Where to; standard output when left out
+        file: Option<PathBuf>,
+    },
+    /// Copy a file of the host into the image
+    Put {
+        /// The image file
+        image: PathBuf,
+        /// The host's file
+        file: PathBuf,
+        /// Path in the image
+        path: String,
+    },
+    /// Run shell file commands from a file
+    Run {
+        /// The image file
+        image: PathBuf,
+        /// The file with the commands; `-` is standard input
+        script: PathBuf,
+    },
+}
+
+/// An image and the arguments of a shell command.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The image file
+    pub image: PathBuf,
+    /// Arguments of the shell's command of this name
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
 }
 
 /// Options of `quire doctor`.

@@ -23,6 +23,7 @@ pub mod device;
 pub mod error;
 pub mod host;
 pub mod image;
+pub mod imagefs;
 pub mod launch;
 pub mod lint;
 pub mod machine;

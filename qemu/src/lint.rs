@@ -39,7 +39,7 @@ pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
         command.args(["--features", "image"]);
         bare(workspace, command, &target_dir)?;
         let mut command = toolchain.clippy(arch.loader_target());
-        command.args(["-p", "quire-boot"]);
+        command.args(["-p", "quire-boot", "--features", "efi"]);
         bare(workspace, command, &target_dir)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use quire_qemu::error::{Result, status};
 use quire_qemu::host::provision::{Consent, ensure};
 use quire_qemu::host::{doctor, for_all};
 use quire_qemu::workspace::Workspace;
-use quire_qemu::{image, launch, lint};
+use quire_qemu::{image, imagefs, launch, lint};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
             let _ = e.print();
             return ExitCode::from(match e.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                // `quire fs` has exit statuses of its own.
+                _ if std::env::args().nth(1).as_deref() == Some("fs") => imagefs::REFUSED,
                 _ => status::SETUP,
             });
         }
@@ -42,6 +44,7 @@ fn run(cli: &Cli) -> Result<u8> {
         }),
         Some(Command::Provision(args)) => ensure(&for_all(), Consent::new(args.yes)).map(|()| 0),
         Some(Command::Image(args)) => image::run(&workspace, args).map(|()| 0),
+        Some(Command::Fs(command)) => Ok(imagefs::run(command)),
         Some(Command::Lint(args)) => lint::run(&workspace, args.yes).map(|()| 0),
     }
 }

@@ -4,15 +4,13 @@
 //! 1, 11.4.4; volume 2 for each). CLFLUSH is ordered by itself, the other two
 //! only by the fence, as are the non-temporal stores.
 //!
-//! The target has no SIMD registers to use, so the copies move eight bytes an
-//! instruction. Vector copies inside `asm!`, with the registers saved or
-//! owned by the CPU for the time, are the next step where a measurement asks
-//! for them.
+//! Large copies go through 32-byte registers where the CPU has AVX (see
+//! `wide`), small ones and the rest eight bytes an instruction.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use super::cpu;
+use super::{cpu, wide};
 pub use crate::platform::{Method, MethodError};
 
 /// The method in use, as its place in [`Method::ALL`]. Relaxed throughout: a
@@ -73,27 +71,29 @@ pub fn line_size() -> usize {
     LINE.load(Ordering::Relaxed)
 }
 
-/// Runs one instruction on each line from `$at` to `$end`, eight lines a turn
-/// where they are the usual 64 bytes.
+/// Runs one instruction on each line from `$at` to `$end`: 32 lines a turn
+/// where they are the usual 64 bytes, then one by one.
 macro_rules! each_line {
     ($instruction:literal, $at:ident, $end:ident, $line:ident) => {{
-        while $line == 64 && $end - $at >= 512 {
-            // SAFETY: all eight lines lie in the range that the caller of
+        let turns = if $line == 64 { ($end - $at) / 2048 } else { 0 };
+        if turns > 0 {
+            // SAFETY: all lines lie in the range that the caller of
             // `write_back` vouches for.
             unsafe {
                 asm!(
-                    concat!($instruction, " [{0}]"),
-                    concat!($instruction, " [{0} + 64]"),
-                    concat!($instruction, " [{0} + 128]"),
-                    concat!($instruction, " [{0} + 192]"),
-                    concat!($instruction, " [{0} + 256]"),
-                    concat!($instruction, " [{0} + 320]"),
-                    concat!($instruction, " [{0} + 384]"),
-                    concat!($instruction, " [{0} + 448]"),
-                    in(reg) $at, options(nostack, preserves_flags),
+                    "2:",
+                    ".set quire_x86_line, 0",
+                    ".rept 32",
+                    concat!($instruction, " [{at} + quire_x86_line]"),
+                    ".set quire_x86_line, quire_x86_line + 64",
+                    ".endr",
+                    "add {at}, 2048",
+                    "dec {turns}",
+                    "jnz 2b",
+                    at = inout(reg) $at, turns = inout(reg) turns => _,
+                    options(nostack),
                 );
             }
-            $at += 512;
         }
         while $at < $end {
             // SAFETY: as above.
@@ -143,6 +143,27 @@ pub fn fence() {
 /// As [`core::ptr::copy_nonoverlapping`] on bytes.
 #[inline]
 pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    if len >= wide::TURN && wide::ready() {
+        let part = len & !(wide::TURN - 1);
+        // SAFETY: a whole number of turns of what the caller vouches for, and
+        // the rest of it.
+        unsafe {
+            wide::copy(dst, src, part);
+            copy_words(dst.add(part), src.add(part), len - part);
+        }
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { copy_words(dst, src, len) };
+}
+
+/// Copies by the CPU's string instructions.
+///
+/// # Safety
+///
+/// As [`copy`].
+#[inline]
+unsafe fn copy_words(dst: *mut u8, src: *const u8, len: usize) {
     if FAST_BYTES.load(Ordering::Relaxed) != 0 {
         // SAFETY: the caller's promise; the direction flag is clear by ABI.
         unsafe {
@@ -192,12 +213,65 @@ pub unsafe fn copy_nt(dst: *mut u8, src: *const u8, len: usize) {
             copy(dst, src, head);
             write_back(dst, head);
         }
-        copy_words_nt(dst.add(head), src.add(head), words);
+        copy_middle_nt(dst.add(head), src.add(head), words);
         if tail > 0 {
             let at = head + words * 8;
             copy(dst.add(at), src.add(at), tail);
             write_back(dst.add(at), tail);
         }
+    }
+}
+
+/// How many words to do singly before a multiple of 32 is reached, and how
+/// many bytes after that can go the wide way.
+fn widen(dst: *mut u8, words: usize) -> (usize, usize) {
+    let first = ((dst as usize).wrapping_neg() / 8) & 3;
+    let wide = (words.saturating_sub(first) * 8) & !(wide::TURN - 1);
+    if wide::ready() { (first, wide) } else { (0, 0) }
+}
+
+/// Copies words past the cache, the wide way as far as that goes.
+///
+/// # Safety
+///
+/// As [`copy_words_nt`].
+unsafe fn copy_middle_nt(dst: *mut u8, src: *const u8, words: usize) {
+    let (first, wide) = widen(dst, words);
+    if wide == 0 {
+        // SAFETY: the caller's promise.
+        unsafe { copy_words_nt(dst, src, words) };
+        return;
+    }
+    let at = first * 8;
+    let rest = at + wide;
+    // SAFETY: three parts of what the caller vouches for; `dst + at` is a
+    // multiple of 32.
+    unsafe {
+        copy_words_nt(dst, src, first);
+        wide::copy_nt(dst.add(at), src.add(at), wide);
+        copy_words_nt(dst.add(rest), src.add(rest), words - rest / 8);
+    }
+}
+
+/// Zeroes words past the cache, the wide way as far as that goes.
+///
+/// # Safety
+///
+/// As [`zero_words_nt`].
+unsafe fn zero_middle_nt(dst: *mut u8, words: usize) {
+    let (first, wide) = widen(dst, words);
+    if wide == 0 {
+        // SAFETY: the caller's promise.
+        unsafe { zero_words_nt(dst, words) };
+        return;
+    }
+    let rest = first * 8 + wide;
+    // SAFETY: three parts of what the caller vouches for; `dst + first * 8`
+    // is a multiple of 32.
+    unsafe {
+        zero_words_nt(dst, first);
+        wide::zero_nt(dst.add(first * 8), wide);
+        zero_words_nt(dst.add(rest), words - rest / 8);
     }
 }
 
@@ -271,7 +345,7 @@ pub unsafe fn zero_nt(dst: *mut u8, len: usize) {
             dst.write_bytes(0, head);
             write_back(dst, head);
         }
-        zero_words_nt(dst.add(head), words);
+        zero_middle_nt(dst.add(head), words);
         if tail > 0 {
             let at = dst.add(head + words * 8);
             at.write_bytes(0, tail);

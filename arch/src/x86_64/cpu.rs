@@ -108,6 +108,7 @@ fn gather(store: &'static mut Store) {
         flag(f.has_sse2(), "sse2");
         flag(f.has_sse42(), "sse4_2");
         flag(f.has_pclmulqdq(), "pclmulqdq");
+        flag(f.has_xsave(), "xsave");
         flag(f.has_avx(), "avx");
         flag(f.has_x2apic(), "x2apic");
         flag(f.has_tsc_deadline(), "tsc_deadline");

@@ -23,6 +23,7 @@ mod selftest;
 pub mod time;
 pub mod trap;
 mod vector;
+mod wide;
 
 /// The CPU's name, as used in file names and options.
 pub const ARCH_NAME: &str = "x86-64";

@@ -6,6 +6,7 @@ use core::ops::Range;
 
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
+use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
 
 pub use super::pure::format::Format;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -126,7 +127,8 @@ pub fn flush_all() {
 
 /// Sets this CPU's registers so that entries mean what [`Format`] says:
 /// no-execute, write protection for the kernel too, the PAT, global pages,
-/// and the guards against running or touching user pages.
+/// and the guards against running or touching user pages. Also switches on
+/// the registers that wide copies use.
 ///
 /// # Safety
 ///
@@ -147,7 +149,16 @@ pub unsafe fn init_attributes() {
     if features.has("fsgsbase") {
         cr4 |= Cr4Flags::FSGSBASE;
     }
-    let mut cr0 = Cr0::read() | Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR;
+    // Vector registers are for the wide copies alone.
+    let wide = features.has("avx") && features.has("xsave");
+    if wide {
+        cr4 |= Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::OSXSAVE;
+    }
+    let mut cr0 = Cr0::read()
+        | Cr0Flags::WRITE_PROTECT
+        | Cr0Flags::NUMERIC_ERROR
+        | Cr0Flags::MONITOR_COPROCESSOR;
+    cr0.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
     cr0.remove(Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH | Cr0Flags::ALIGNMENT_MASK);
     super::pure::format::set_leaves_1g(features.leaves_1g);
     // SAFETY: every bit is one the CPU has; the loader's tables stay valid
@@ -158,6 +169,10 @@ pub unsafe fn init_attributes() {
         Cr0::write(cr0);
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(super::pure::format::PAT);
+        if wide {
+            XCr0::write(XCr0Flags::X87 | XCr0Flags::SSE | XCr0Flags::AVX);
+            super::wide::set_ready();
+        }
     }
     flush_all();
 }

@@ -53,6 +53,9 @@ pub fn in_trap_stacks(at: VirtAddr) -> bool {
 pub struct PerCpu {
     local: AtomicPtr<()>,
     this: AtomicPtr<PerCpu>,
+    /// A copy's wide registers are live on this CPU (see `wide`). Only ever
+    /// touched from assembly.
+    pub wide_busy: AtomicU64,
     /// The APIC's number for this CPU.
     pub apic_id: AtomicU64,
     /// When the timer is to fire; `u64::MAX`: not at all. Written by this CPU
@@ -75,6 +78,7 @@ impl PerCpu {
         PerCpu {
             local: AtomicPtr::new(core::ptr::null_mut()),
             this: AtomicPtr::new(core::ptr::null_mut()),
+            wide_busy: AtomicU64::new(0),
             apic_id: AtomicU64::new(0),
             deadline_ns: AtomicU64::new(u64::MAX),
             period_ns: AtomicU64::new(0),

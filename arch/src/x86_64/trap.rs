@@ -169,7 +169,10 @@ global_asm!(
     "push r15",
     "cld",
     "mov rdi, rsp",
+    "cmp byte ptr gs:[{wide}], 0",
+    "jne 3f",
     "call {handler}",
+    "2:",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -187,6 +190,26 @@ global_asm!(
     "pop rax",
     "add rsp, 16",
     "iretq",
+    // In the middle of a wide copy: its registers are kept here while the
+    // handler runs, which may copy, block, and return on another CPU. The
+    // mark is set again before they are loaded, so that an NMI in between
+    // keeps them too.
+    "3:",
+    "sub rsp, 128",
+    "vmovdqu [rsp], ymm0",
+    "vmovdqu [rsp + 32], ymm1",
+    "vmovdqu [rsp + 64], ymm2",
+    "vmovdqu [rsp + 96], ymm3",
+    "mov byte ptr gs:[{wide}], 0",
+    "call {handler}",
+    "cli",
+    "mov byte ptr gs:[{wide}], 1",
+    "vmovdqu ymm0, [rsp]",
+    "vmovdqu ymm1, [rsp + 32]",
+    "vmovdqu ymm2, [rsp + 64]",
+    "vmovdqu ymm3, [rsp + 96]",
+    "add rsp, 128",
+    "jmp 2b",
     // A load that may fault: returns its value and 1, or 0 and 0.
     ".global quire_x86_probe",
     ".hidden quire_x86_probe",
@@ -202,6 +225,7 @@ global_asm!(
     "ret",
     ".popsection",
     handler = sym handle,
+    wide = const super::wide::MARK,
 );
 
 /// What the probe returns, in RAX and RDX.

@@ -190,6 +190,7 @@ pub const INCOMPAT_READ: Incompat = Incompat::FILETYPE
 
 /// What can also be written.
 pub const INCOMPAT_WRITE: Incompat = Incompat::FILETYPE
+    .union(Incompat::RECOVER)
     .union(Incompat::META_BG)
     .union(Incompat::EXTENTS)
     .union(Incompat::BIT64)

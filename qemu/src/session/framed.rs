@@ -76,7 +76,7 @@ pub fn run(
     let mut line = Line {
         outputs,
         plain: Plain::default(),
-        panic: Watch::new("kernel panic"),
+        panic: Watch::new("\npanic: "),
         panicked: false,
         status: None,
         closed: None,
@@ -223,7 +223,7 @@ mod tests {
     fn an_end_without_status_is_not_success() {
         assert_eq!(script("echo firmware", LONG).0.status, status::PANIC);
         assert_eq!(
-            script("echo 'kernel panic: x'; exit 0", LONG).0.status,
+            script("echo; echo 'panic: x'; exit 0", LONG).0.status,
             status::PANIC
         );
     }

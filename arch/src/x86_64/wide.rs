@@ -1,0 +1,153 @@
+//! Copies through 32-byte registers (AVX), which the compiler does not use in
+//! this kernel and which therefore no trap saves.
+//!
+//! A copy marks its CPU while its registers are live. A trap that comes in
+//! between sees the mark, keeps the four registers on the thread's stack,
+//! clears the mark, and puts both back before it returns (see `trap`). So a
+//! copy may be interrupted, may fault on either side and block, and may go on
+//! on another CPU; a trap outside of a copy pays one comparison.
+
+use core::arch::asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::percpu::PerCpu;
+
+/// Bytes that one turn of a loop moves: multiples of it go this way.
+pub const TURN: usize = 512;
+
+/// Where the mark stands, from GS.
+pub const MARK: usize = offset_of!(PerCpu, wide_busy);
+
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// The CPUs have AVX and it is switched on.
+pub fn set_ready() {
+    READY.store(true, Ordering::Relaxed);
+}
+
+/// Can the functions below be used?
+#[inline]
+pub fn ready() -> bool {
+    // Relaxed: set by the boot CPU before others start; each switches AVX on
+    // before it runs anything else.
+    READY.load(Ordering::Relaxed)
+}
+
+/// Sixteen loads and stores of 32 bytes, four registers in turn; the offsets
+/// are from the ends, `n` counts up to 0.
+macro_rules! turn {
+    ($store:literal) => {
+        concat!(
+            turn!(@ $store, "0", "32", "64", "96"),
+            turn!(@ $store, "128", "160", "192", "224"),
+            turn!(@ $store, "256", "288", "320", "352"),
+            turn!(@ $store, "384", "416", "448", "480"),
+        )
+    };
+    (@ $store:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "vmovdqu ymm0, [{src} + {n} + ", $a, "]\n",
+            "vmovdqu ymm1, [{src} + {n} + ", $b, "]\n",
+            "vmovdqu ymm2, [{src} + {n} + ", $c, "]\n",
+            "vmovdqu ymm3, [{src} + {n} + ", $d, "]\n",
+            $store, " [{dst} + {n} + ", $a, "], ymm0\n",
+            $store, " [{dst} + {n} + ", $b, "], ymm1\n",
+            $store, " [{dst} + {n} + ", $c, "], ymm2\n",
+            $store, " [{dst} + {n} + ", $d, "], ymm3\n",
+        )
+    };
+}
+
+/// Sixteen stores of the same 32 bytes.
+macro_rules! fill {
+    () => {
+        concat!(
+            fill!(@ "0", "32", "64", "96"),
+            fill!(@ "128", "160", "192", "224"),
+            fill!(@ "256", "288", "320", "352"),
+            fill!(@ "384", "416", "448", "480"),
+        )
+    };
+    (@ $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "vmovntdq [{dst} + {n} + ", $a, "], ymm0\n",
+            "vmovntdq [{dst} + {n} + ", $b, "], ymm0\n",
+            "vmovntdq [{dst} + {n} + ", $c, "], ymm0\n",
+            "vmovntdq [{dst} + {n} + ", $d, "], ymm0\n",
+        )
+    };
+}
+
+/// Copies through the cache.
+///
+/// # Safety
+///
+/// [`ready`]; `len` is a multiple of [`TURN`] and not 0; the bytes are
+/// readable and writable and do not overlap.
+pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: the caller's promise; the mark makes traps keep the registers.
+    unsafe {
+        asm!(
+            "mov byte ptr gs:[{mark}], 1",
+            "2:",
+            turn!("vmovdqu"),
+            "add {n}, 512",
+            "jnz 2b",
+            "mov byte ptr gs:[{mark}], 0",
+            mark = const MARK,
+            n = inout(reg) len.wrapping_neg() => _,
+            src = in(reg) src.wrapping_add(len),
+            dst = in(reg) dst.wrapping_add(len),
+            options(nostack),
+        );
+    }
+}
+
+/// Copies past the cache.
+///
+/// # Safety
+///
+/// As [`copy`]; `dst` is a multiple of 32.
+pub unsafe fn copy_nt(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: as in `copy`.
+    unsafe {
+        asm!(
+            "mov byte ptr gs:[{mark}], 1",
+            "2:",
+            turn!("vmovntdq"),
+            "add {n}, 512",
+            "jnz 2b",
+            "mov byte ptr gs:[{mark}], 0",
+            mark = const MARK,
+            n = inout(reg) len.wrapping_neg() => _,
+            src = in(reg) src.wrapping_add(len),
+            dst = in(reg) dst.wrapping_add(len),
+            options(nostack),
+        );
+    }
+}
+
+/// Zeroes past the cache.
+///
+/// # Safety
+///
+/// As [`copy_nt`], without a source.
+pub unsafe fn zero_nt(dst: *mut u8, len: usize) {
+    // SAFETY: as in `copy`.
+    unsafe {
+        asm!(
+            "mov byte ptr gs:[{mark}], 1",
+            "vpxor xmm0, xmm0, xmm0",
+            "2:",
+            fill!(),
+            "add {n}, 512",
+            "jnz 2b",
+            "mov byte ptr gs:[{mark}], 0",
+            mark = const MARK,
+            n = inout(reg) len.wrapping_neg() => _,
+            dst = in(reg) dst.wrapping_add(len),
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! `quire fs manifest`: one line for every object of an image.
+//!
+//! `type|mode|nlink|uid|gid|size|digest|path`, sorted bytewise by path, and
+//! behind an object's line one for each of its extended attributes,
+//! `x|path|name|length of value`. The root itself and `lost+found` are left
+//! out.
+//!
+//! The image may be hostile: each directory is walked once however often it
+//! is named, and data goes through one buffer however large a file claims to
+//! be.
+
+use quire_fs::{Error, Ext4, FileType, Ino, Pmem, Stat};
+use sha2::{Digest, Sha256};
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// What one read of file data asks for.
+const CHUNK: usize = 1 << 20;
+
+/// Prints the manifest of an image; the exit status.
+pub fn run(image: &Path) -> u8 {
+    let fs = match super::mount(image) {
+        Ok(fs) => fs,
+        Err(e) => return super::refuse(image, e),
+    };
+    let mut walk = Walk::new(&fs, |path, error| {
+        eprintln!("quire: {}: /{}: {error}", image.display(), escape(path));
+    });
+    walk.all();
+    let damaged = walk.damaged;
+    let objects = walk.objects();
+    if let Err(e) = print(&objects) {
+        eprintln!("quire: cannot write standard output: {e}");
+        return super::DAMAGED;
+    }
+    if damaged { super::DAMAGED } else { super::OK }
+}
+
+fn print(objects: &[Object]) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for object in objects {
+        out.write_all(object.lines.as_bytes())?;
+    }
+    out.flush()
+}
+
+/// A path and the lines that are printed for it.
+struct Object {
+    path: Vec<u8>,
+    lines: String,
+}
+
+/// A directory that is still to be walked.
+struct Pending {
+    ino: Ino,
+    path: Vec<u8>,
+}
+
+/// A walk over everything that can be reached from the root.
+struct Walk<'a, P, F> {
+    fs: &'a Ext4<P>,
+    report: F,
+    objects: Vec<Object>,
+    pending: Vec<Pending>,
+    seen: HashSet<Ino>,
+    /// Digests of files with several names.
+    digests: HashMap<Ino, String>,
+    buffer: Vec<u8>,
+    damaged: bool,
+}
+
+impl<'a, P: Pmem, F: FnMut(&[u8], &dyn std::fmt::Display)> Walk<'a, P, F> {
+    fn new(fs: &'a Ext4<P>, report: F) -> Self {
+        Self {
+            fs,
+            report,
+            objects: Vec::new(),
+            pending: Vec::new(),
+            seen: HashSet::new(),
+            digests: HashMap::new(),
+            buffer: vec![0; CHUNK],
+            damaged: false,
+        }
+    }
+
+    fn objects(mut self) -> Vec<Object> {
+        self.objects.sort_by(|a, b| a.path.cmp(&b.path));
+        self.objects
+    }
+
+    fn error(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
+        self.damaged = true;
+        (self.report)(path, error);
+    }
+
+    fn all(&mut self) {
+        let root = self.fs.root();
+        self.seen.insert(root);
+        self.pending.push(Pending {
+            ino: root,
+            path: Vec::new(),
+        });
+        while let Some(dir) = self.pending.pop() {
+            self.directory(&dir);
+        }
+    }
+
+    fn directory(&mut self, dir: &Pending) {
+        let mut entries: Vec<(Vec<u8>, Ino)> = Vec::new();
+        let listed = self.fs.readdir(dir.ino, 0, &mut |entry| {
+            if entry.name != b"." && entry.name != b".." {
+                entries.push((entry.name.to_vec(), entry.ino));
+            }
+            true
+        });
+        if let Err(e) = listed {
+            self.error(&dir.path, &e);
+        }
+        for (name, ino) in entries {
+            if dir.path.is_empty() && name == b"lost+found" {
+                continue;
+            }
+            let mut path = dir.path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            self.object(path, ino);
+        }
+    }
+
+    fn object(&mut self, path: Vec<u8>, ino: Ino) {
+        let stat = match self.fs.stat(ino) {
+            Ok(stat) => stat,
+            Err(e) => return self.error(&path, &e),
+        };
+        let digest = match self.digest(&stat) {
+            Ok(digest) => digest,
+            Err(e) => return self.error(&path, &e),
+        };
+        let mut lines = line(&stat, &digest, &path);
+        if let Err(e) = self.attributes(ino, &path, &mut lines) {
+            self.error(&path, &e);
+        }
+        if stat.kind == FileType::Directory {
+            if self.seen.insert(ino) {
+                self.pending.push(Pending {
+                    ino,
+                    path: path.clone(),
+                });
+            } else {
+                self.error(&path, &"a second name of a directory, not walked again");
+            }
+        }
+        self.objects.push(Object { path, lines });
+    }
+
+    fn digest(&mut self, stat: &Stat) -> Result<String, Error> {
+        match stat.kind {
+            FileType::Regular => {
+                if let Some(known) = self.digests.get(&stat.ino) {
+                    return Ok(known.clone());
+                }
+                let digest = self.content(stat)?;
+                if stat.nlink > 1 {
+                    self.digests.insert(stat.ino, digest.clone());
+                }
+                Ok(digest)
+            }
+            FileType::Symlink => Ok(hex(&Sha256::digest(self.fs.readlink(stat.ino)?))),
+            FileType::CharDevice | FileType::BlockDevice => {
+                Ok(format!("{}:{}", stat.rdev.major, stat.rdev.minor))
+            }
+            FileType::Directory | FileType::Fifo | FileType::Socket => Ok("-".into()),
+        }
+    }
+
+    fn content(&mut self, stat: &Stat) -> Result<String, Error> {
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < stat.size {
+            let n = self.fs.read(stat.ino, at, &mut self.buffer)?;
+            if n == 0 {
+                break;
+            }
+            hash.update(&self.buffer[..n]);
+            at += n as u64;
+        }
+        Ok(hex(&hash.finalize()))
+    }
+
+    fn attributes(&mut self, ino: Ino, path: &[u8], lines: &mut String) -> Result<(), Error> {
+        let mut names = Vec::new();
+        self.fs
+            .listxattr(ino, &mut |name| names.push(name.to_vec()))?;
+        names.sort();
+        for name in names {
+            let value = self.fs.getxattr(ino, &name)?;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                lines,
+                "x|{}|{}|{}",
+                escape(path),
+                escape(&name),
+                value.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn line(stat: &Stat, digest: &str, path: &[u8]) -> String {
+    let kind = match stat.kind {
+        FileType::Regular => 'f',
+        FileType::Directory => 'd',
+        FileType::Symlink => 'l',
+        FileType::CharDevice => 'c',
+        FileType::BlockDevice => 'b',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+    };
+    let size = match stat.kind {
+        FileType::Regular | FileType::Symlink => stat.size,
+        _ => 0,
+    };
+    format!(
+        "{kind}|{:04o}|{}|{}|{}|{size}|{digest}|{}\n",
+        stat.mode & 0o7777,
+        stat.nlink,
+        stat.uid,
+        stat.gid,
+        escape(path)
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// Bytes outside 0x21 to 0x7e, `%` and `|` become %XX.
+fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'%' | b'|' | 0..=0x20 | 0x7f..=0xff => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(escape(b"a b|c%d/e~"), "a%20b%7Cc%25d/e~");
+        assert_eq!(escape("ä\n".as_bytes()), "%C3%A4%0A");
+    }
+
+    #[test]
+    fn digests_are_lower_case_hex() {
+        assert_eq!(
+            hex(&Sha256::digest(b"")),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! The host's own tools for ext4: the referees.
+
+use quire_qemu::host::find_program;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+
+/// A command of e2fsprogs.
+fn tool(name: &str) -> Command {
+    Command::new(find_program(name).unwrap_or_else(|| panic!("{name} is not installed")))
+}
+
+/// Runs a tool; its output and whether it succeeded.
+fn run(command: &mut Command) -> (bool, String) {
+    let output = command.output().expect("the tool starts");
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+/// Asserts that `e2fsck -fn` finds nothing wrong.
+#[track_caller]
+pub fn assert_clean(image: &Path) {
+    let (clean, text) = run(tool("e2fsck").arg("-fn").arg(image));
+    assert!(clean, "e2fsck -fn {}:\n{text}", image.display());
+}
+
+/// Makes a file system in a new sparse file of `size` bytes.
+#[track_caller]
+pub fn mkfs<S: AsRef<OsStr>>(image: &Path, size: u64, options: impl IntoIterator<Item = S>) {
+    let file = std::fs::File::create(image).expect("create the image");
+    file.set_len(size).expect("size the image");
+    let (made, text) = run(tool("mkfs.ext4")
+        .args(["-q", "-F"])
+        .args(options)
+        .arg(image));
+    assert!(made, "mkfs.ext4 {}:\n{text}", image.display());
+}
+
+/// Runs debugfs commands on an image, writing.
+#[track_caller]
+pub fn debugfs(image: &Path, commands: &str) -> String {
+    let (done, text) = run(tool("debugfs").args(["-w", "-R", commands]).arg(image));
+    assert!(done, "debugfs {commands}:\n{text}");
+    text
+}
+
+/// The content of one file of an image, read by debugfs.
+#[track_caller]
+pub fn read_file(image: &Path, path: &str) -> Vec<u8> {
+    let output = tool("debugfs")
+        .args(["-R", &format!("cat {path}")])
+        .arg(image)
+        .output()
+        .expect("debugfs starts");
+    assert!(output.status.success(), "debugfs cat {path}");
+    output.stdout
+}
+
+/// `sha256sum` of a file of the host.
+#[track_caller]
+pub fn sha256(path: &Path) -> String {
+    let (done, text) = run(Command::new("sha256sum").arg(path));
+    assert!(done, "sha256sum {}: {text}", path.display());
+    text.split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_string()
+}
