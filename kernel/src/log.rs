@@ -124,6 +124,14 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+/// Puts whole lines, with their ends, on the log as they are: what commands
+/// report as errors.
+pub fn lines(text: &[u8]) {
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        emit(line, true);
+    }
+}
+
 /// Puts a whole line (with its end) into the ring and onto the console.
 fn emit(line: &[u8], to_console: bool) {
     let mut ring = RING.lock();

@@ -21,23 +21,18 @@ use alloc::vec::Vec;
 
 use crate::error::Result;
 use crate::sync::Once;
+use crate::vfs::Namespaces;
 pub use crate::vfs::{
     Allocate, DirEntry, File, FileKind, Metadata, Node, OpenOptions, ReadDir, SeekFrom,
     SetAttributes, StatFs, Time, Vfs, XattrMode,
 };
-use crate::vfs::{Devices, NoDevices};
 
 static TREE: Once<Vfs> = Once::new();
 
-/// Gives the system's tree its devices. What starts the kernel calls it once;
-/// without it there is the root in memory and no device.
-pub fn start(devices: Box<dyn Devices>) {
-    TREE.call_once(|| Vfs::new(devices, crate::vfs::wall_clock));
-}
-
-/// The system's tree.
+/// The system's tree: the root in memory, with the namespaces of persistent
+/// memory as its devices.
 pub fn tree() -> &'static Vfs {
-    TREE.call_once(|| Vfs::new(Box::new(NoDevices), crate::vfs::wall_clock))
+    TREE.call_once(|| Vfs::new(Box::new(Namespaces), crate::vfs::wall_clock))
 }
 
 impl OpenOptions {

@@ -13,7 +13,8 @@
 //! | [`thread`] | threads, sleeping, parking |
 //! | [`time`] | how long, and what time it is |
 //! | [`io`] | standard output, lines from the console |
-//! | [`system`] | the machine |
+//! | [`pmem`] | the persistent memory that there is |
+//! | [`system`] | CPUs, memory, firmware tables, power |
 //!
 //! `kernel/apps/hello` is a whole application in some thirty lines, and
 //! `docs/src/apps.md` says how to write one.
@@ -21,6 +22,17 @@
 pub mod fs;
 pub mod io;
 pub mod mount;
+pub mod pmem;
 pub mod system;
 pub mod thread;
 pub mod time;
+
+/// What stands after `app` on the kernel's command line.
+pub fn cmdline() -> &'static str {
+    crate::boot::cmdline().app()
+}
+
+/// The same, cut into words.
+pub fn args() -> alloc::vec::Vec<&'static str> {
+    cmdline().split_ascii_whitespace().collect()
+}

@@ -1,6 +1,15 @@
-//! The machine.
+//! The machine: CPUs, memory, firmware tables, the log, power.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+
+pub use crate::acpi::{Table, tables};
+pub use crate::boot::{Region as MemoryRegion, RegionKind};
+pub use crate::cmdline::Cmdline;
+pub use crate::mm::MemStats;
+pub use crate::sched::cpu_count;
+pub use crate::selftest::{Test, matching as selftests};
+pub use quire_arch::platform::Features;
 
 use crate::sched;
 
@@ -20,4 +29,58 @@ pub fn arbitrary_bytes(buffer: &mut [u8]) {
         STATE.fetch_xor(word, Ordering::Relaxed);
         chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
     }
+}
+
+/// The CPUs' features.
+pub fn cpu_features() -> &'static Features {
+    quire_arch::cpu::features()
+}
+
+/// The CPU family's name: `x86_64` or `aarch64`.
+pub fn arch_name() -> &'static str {
+    quire_arch::ARCH_NAME
+}
+
+/// How stores are made durable: the name of the instruction.
+pub fn write_back_method() -> &'static str {
+    quire_arch::cache::method().name()
+}
+
+/// What the clock reads.
+pub fn clock_source() -> &'static str {
+    quire_arch::time::source_name()
+}
+
+/// Memory in use.
+pub fn memory() -> MemStats {
+    crate::mm::stats()
+}
+
+/// Physical memory as the loader described it, by address; nothing on a
+/// developer's host.
+pub fn memory_regions() -> &'static [MemoryRegion] {
+    crate::boot::info().map_or(&[], |info| info.regions())
+}
+
+/// The kernel's own words of the command line.
+pub fn kernel_cmdline() -> &'static Cmdline {
+    crate::boot::cmdline()
+}
+
+/// The log so far, as far as it is kept.
+pub fn log() -> Vec<u8> {
+    crate::log::dmesg()
+}
+
+/// Makes all files durable, unmounts, and switches off. A status other than 0
+/// tells whoever drives the machine that something failed.
+pub fn power_off(status: u8) -> ! {
+    crate::services::stop();
+    crate::power::exit(status)
+}
+
+/// Makes all files durable, unmounts, and starts the machine anew.
+pub fn reboot() -> ! {
+    crate::services::stop();
+    crate::power::reboot()
 }

@@ -213,5 +213,6 @@ fn start_interrupts_and_time() {
 fn run(main: fn() -> u8) {
     crate::services::start();
     let status = main();
+    crate::services::stop();
     power::exit(status)
 }

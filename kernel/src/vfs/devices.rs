@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use quire_fs::Pmem;
 
 use crate::error::{Error, Result};
+use crate::pmem;
 
 use super::Mutex;
 
@@ -30,7 +31,28 @@ pub trait Devices: Send + Sync {
     fn list(&self) -> Vec<DeviceInfo>;
     /// One of them. Who else uses it is the tree's business, see
     /// [`super::Vfs::claim_device`].
-    fn open(&self, name: &str, writable: bool) -> Result<Arc<dyn Pmem + Send + Sync>>;
+    /// `user` says what it is used for, for those who find it taken.
+    fn open(&self, name: &str, writable: bool, user: &str) -> Result<Arc<dyn Pmem + Send + Sync>>;
+}
+
+/// The kernel's devices: the namespaces of persistent memory.
+pub struct Namespaces;
+
+impl Devices for Namespaces {
+    fn list(&self) -> Vec<DeviceInfo> {
+        let namespaces = pmem::namespaces();
+        let info = |namespace: &Arc<pmem::Namespace>| DeviceInfo {
+            name: String::from(namespace.name()),
+            size: namespace.len(),
+            writable: namespace.read_only_reason().is_none(),
+        };
+        namespaces.iter().map(info).collect()
+    }
+
+    fn open(&self, name: &str, writable: bool, user: &str) -> Result<Arc<dyn Pmem + Send + Sync>> {
+        let claim = pmem::find(name)?.claim(user, writable)?;
+        Ok(Arc::new(claim.pmem()))
+    }
 }
 
 /// No devices: the tree is what is in memory.
@@ -41,7 +63,7 @@ impl Devices for NoDevices {
         Vec::new()
     }
 
-    fn open(&self, name: &str, _: bool) -> Result<Arc<dyn Pmem + Send + Sync>> {
+    fn open(&self, name: &str, _: bool, _: &str) -> Result<Arc<dyn Pmem + Send + Sync>> {
         Err(Error::not_found(alloc::format!("device {name}")))
     }
 }
@@ -87,7 +109,7 @@ impl Devices for MemDevices {
         list
     }
 
-    fn open(&self, name: &str, writable: bool) -> Result<Arc<dyn Pmem + Send + Sync>> {
+    fn open(&self, name: &str, writable: bool, _: &str) -> Result<Arc<dyn Pmem + Send + Sync>> {
         let devices = self.devices.lock();
         let device = devices
             .iter()

@@ -36,7 +36,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use devices::{DeviceInfo, Devices, MemDevices, NoDevices};
+pub use devices::{DeviceInfo, Devices, MemDevices, Namespaces, NoDevices};
 pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};
 pub use tree::{MountInfo, Vfs};
 
@@ -61,20 +61,9 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-#[cfg(not(target_os = "none"))]
-fn wall_clock_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
-}
-
-#[cfg(target_os = "none")]
-fn wall_clock_ns() -> u64 {
-    crate::sched::now_ns()
-}
-
 /// The time as file systems on devices stamp it: UTC.
 pub fn wall_clock() -> Time {
-    let nanos = wall_clock_ns();
+    let nanos = crate::boot::wall_clock_ns();
     Time {
         seconds: (nanos / 1_000_000_000) as i64,
         nanoseconds: (nanos % 1_000_000_000) as u32,

@@ -222,7 +222,7 @@ impl Vfs {
     pub fn claim_device(&self, name: &str, writable: bool) -> Result<ClaimedDevice<'_>> {
         let mut table = self.table.write();
         table.check_free(name, writable)?;
-        let pmem = self.devices.open(name, writable)?;
+        let pmem = self.devices.open(name, writable, "in use as a whole")?;
         table.claims.push((String::from(name), writable));
         Ok(ClaimedDevice {
             vfs: self,
@@ -254,7 +254,10 @@ impl Vfs {
             Box::new(RamFs::new(self.now()))
         } else {
             table.check_free(device, writable)?;
-            Ext4Fs::mount(self.devices.open(device, writable)?, writable)?
+            {
+                let user = alloc::format!("mounted at {}", String::from_utf8_lossy(&canonical));
+                Ext4Fs::mount(self.devices.open(device, writable, &user)?, writable)?
+            }
         };
         let id = table.next_id;
         table.next_id += 1;

@@ -20,6 +20,7 @@ pub mod format;
 pub mod json;
 pub mod options;
 pub mod parse;
+pub mod session;
 
 pub use env::{Console, Env};
 pub use exec::run as run_script;

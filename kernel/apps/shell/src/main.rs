@@ -1,4 +1,5 @@
 //! The image.
 #![no_std]
 #![no_main]
-use quire as _;
+
+quire::main!(quire_shell::session::start);

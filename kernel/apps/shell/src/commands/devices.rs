@@ -2,12 +2,15 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use quire::error::Error;
+use quire::error::{Error, Result};
+use quire::vfs::Vfs;
+use quire_fs::check::check;
 use quire_fs::mkfs::{MkfsOptions, mkfs};
 
 use super::Entry;
-use crate::env::{Context, Outcome, What, shown, usage};
+use crate::env::{Context, Failure, Outcome, What, shown, usage};
 use crate::format::{human, uuid};
 use crate::json;
 use crate::options::{JSON, flag, size, valued};
@@ -60,6 +63,19 @@ pub(super) const COMMANDS: &[Entry] = &[
         ]),
         machine: false,
         run: mkfs_ext4,
+    },
+    Entry {
+        name: "fsck",
+        area: "devices",
+        usage: "[--json] DEV",
+        help: "check a file system without changing it; status 4 when it is damaged",
+        options: Some(&[
+            flag(b'f', "", "accepted: all of it is always checked"),
+            flag(b'n', "", "accepted: nothing is ever changed"),
+            JSON,
+        ]),
+        machine: false,
+        run: fsck,
     },
 ];
 
@@ -157,19 +173,15 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
             _ => return usage("-b takes 1K, 2K or 4K"),
         }
     }
-    let geometry = make(ctx, &device, &mut options)?;
-    out!(ctx, "{geometry}");
+    let made = device_make(ctx.vfs(), &device, &mut options).what(&device)?;
+    out!(ctx, "{made}");
     Ok(())
 }
 
 /// Makes the file system, with an identity of its own; says what was made.
-pub(crate) fn make(
-    ctx: &Context,
-    device: &str,
-    options: &mut MkfsOptions,
-) -> Result<String, crate::env::Failure> {
-    let claim = ctx.vfs().claim_device(device, true).what(device)?;
-    let now = ctx.vfs().now();
+pub(crate) fn device_make(vfs: &Vfs, device: &str, options: &mut MkfsOptions) -> Result<String> {
+    let claim = vfs.claim_device(device, true)?;
+    let now = vfs.now();
     options.now = quire_fs::Timestamp {
         secs: now.seconds,
         nanos: now.nanoseconds,
@@ -180,7 +192,7 @@ pub(crate) fn make(
     options.uuid[6] = options.uuid[6] & 0x0f | 0x40;
     options.uuid[8] = options.uuid[8] & 0x3f | 0x80;
     let pmem = claim.pmem();
-    let geometry = mkfs(&**pmem, options).map_err(Error::from).what(device)?;
+    let geometry = mkfs(&**pmem, options)?;
     Ok(format!(
         "{device}: ext4, {}, {} blocks of {} bytes, {} inodes, uuid {}\n",
         human(pmem.len()),
@@ -190,3 +202,51 @@ pub(crate) fn make(
         uuid(&options.uuid),
     ))
 }
+
+fn fsck(ctx: &mut Context) -> Outcome {
+    let [device] = &ctx.args.operands[..] else {
+        return usage("one device");
+    };
+    let device = shown(device);
+    let claim = ctx.env.vfs.claim_device(&device, false).what(&device)?;
+    let mut problems = Vec::new();
+    let mut left_out = 0u64;
+    let result = check(&**claim.pmem(), &mut |problem| {
+        if problems.len() < PROBLEMS_SHOWN {
+            problems.push(format!("{problem}"));
+        } else {
+            left_out += 1;
+        }
+    });
+    let report = result.map_err(Error::from).what(&device)?;
+    if ctx.args.json() {
+        let text = json::object(|j| {
+            j.string("device", &device);
+            j.number("problems", report.problems);
+            j.array("found", |j| {
+                for problem in &problems {
+                    j.string("", problem);
+                }
+            });
+        });
+        ctx.print(text.as_bytes());
+    } else {
+        for problem in &problems {
+            out!(ctx, "{problem}\n");
+        }
+        if left_out > 0 {
+            out!(ctx, "and {left_out} more\n");
+        }
+        match report.problems {
+            0 => out!(ctx, "{device}: clean\n"),
+            count => out!(ctx, "{device}: {count} problems; repair it with e2fsck\n"),
+        }
+    }
+    if report.problems > 0 {
+        // As e2fsck says "errors left uncorrected".
+        return Err(Failure::Status(4));
+    }
+    Ok(())
+}
+
+const PROBLEMS_SHOWN: usize = 1000;

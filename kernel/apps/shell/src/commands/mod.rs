@@ -13,6 +13,9 @@ mod content;
 mod copy;
 mod devices;
 mod list;
+mod machine;
+
+pub(crate) use devices::device_make;
 
 /// A command.
 pub struct Entry {
@@ -40,6 +43,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         copy::COMMANDS,
         change::COMMANDS,
         devices::COMMANDS,
+        machine::COMMANDS,
         builtin::COMMANDS,
     ]
     .into_iter()
