@@ -223,18 +223,29 @@ pub(crate) fn emergency(bytes: &[u8], status: Option<u8>) {
 
 /// Turns the port's interrupt on, if it has one.
 pub(crate) fn start_input() {
-    match arch::console::enable_rx_irq() {
-        Ok(line) => {
-            if crate::dev::irq::register(line, receive) {
-                INTERRUPTS.store(true, Ordering::Release);
-                log::info!("console: input=interrupt line={line}");
-                // What came before the interrupt was on.
-                receive();
-                return;
-            }
-            log::warn!("console: line={line} has no handler slot: input=polled");
+    let line = {
+        let _port = PORT.lock();
+        arch::console::enable_rx_irq()
+    };
+    let enabled = match line {
+        Ok(line) if !crate::dev::irq::register(line, receive) => {
+            log::warn!("console: input=polled reason=\"no handler slot for line {line}\"");
+            return;
         }
-        Err(e) => log::info!("console: input=polled reason=\"{e}\""),
+        Ok(line) => arch::irq::enable_line(line).map(|()| line),
+        Err(e) => {
+            log::info!("console: input=polled reason=\"{e}\"");
+            return;
+        }
+    };
+    match enabled {
+        Ok(line) => {
+            INTERRUPTS.store(true, Ordering::Release);
+            log::info!("console: input=interrupt line={line}");
+            // What came before the interrupt was on.
+            receive();
+        }
+        Err(e) => log::warn!("console: input=polled reason=\"{e}\""),
     }
 }
 
