@@ -14,6 +14,7 @@ use crate::disk::superblock::{
 };
 use crate::error::{Error, Place, Result};
 use crate::pmem::Pmem;
+use crate::store::MAX_WRITE_BLOCK;
 
 /// Blocks have at most 64 KiB.
 const MAX_LOG_BLOCK_SIZE: u32 = 6;
@@ -134,7 +135,7 @@ pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<()> {
             return Err(Error::Unsupported { feature: name });
         }
     }
-    if geo.block_size > 4096 {
+    if geo.bs() > MAX_WRITE_BLOCK {
         return Err(Error::Unsupported {
             feature: "writing with blocks larger than 4 KiB",
         });

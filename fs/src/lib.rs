@@ -23,11 +23,10 @@
         clippy::arithmetic_side_effects
     )
 )]
-#![allow(dead_code, reason = "the writing half follows")]
 
 extern crate alloc;
 
-mod alloc_hints;
+mod allocate;
 pub mod check;
 mod dir;
 pub mod disk;
@@ -47,6 +46,7 @@ pub mod journal;
 mod map;
 pub mod mkfs;
 mod mount;
+mod ops;
 pub mod pmem;
 pub mod probe;
 #[cfg(feature = "std")]
@@ -64,5 +64,6 @@ pub use error::{Error, Place, Result};
 #[cfg(feature = "std")]
 pub use file_pmem::FilePmem;
 pub use mount::Ext4;
+pub use ops::Fallocate;
 pub use pmem::{MediaError, MemPmem, Pmem};
 pub use types::*;

@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-use crate::disk::features::{Incompat, RoCompat};
+use crate::disk::features::Incompat;
 use crate::disk::inode::ROOT_INO;
 use crate::disk::superblock::SuperBlock;
 use crate::error::{Error, Place, Result};
@@ -43,9 +43,11 @@ pub struct Ext4<P> {
     pub(crate) sb: SuperBlock,
     pub(crate) vol: Volatile,
     pub(crate) options: MountOptions,
+    /// The file system was cleanly unmounted before this mount.
+    pub(crate) was_clean: bool,
     /// Set when a commit failed half-way: nothing is written any more.
     pub(crate) failed: bool,
-    pub(crate) alloc: crate::alloc_hints::Hints,
+    pub(crate) alloc: crate::allocate::hints::Hints,
 }
 
 impl<P> core::fmt::Debug for Ext4<P> {
@@ -105,8 +107,9 @@ impl<P: Pmem> Ext4<P> {
             geo,
             sb,
             options,
+            was_clean: false,
             failed: false,
-            alloc: crate::alloc_hints::Hints::default(),
+            alloc: crate::allocate::hints::Hints::default(),
         }
     }
 
@@ -258,21 +261,6 @@ impl<P: Pmem> Ext4<P> {
             });
         }
         Ok(())
-    }
-
-    /// What stands in the way of writing beyond feature bits, then the marks
-    /// that say "mounted".
-    fn start_writing(&mut self) -> Result<()> {
-        if self
-            .geo
-            .ro_compat
-            .contains(RoCompat::METADATA_CSUM.union(RoCompat::GDT_CSUM))
-        {
-            return Err(Error::Unsupported {
-                feature: "metadata_csum together with uninit_bg",
-            });
-        }
-        Err(Error::Unsupported { feature: "writing" })
     }
 }
 

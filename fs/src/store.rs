@@ -228,11 +228,6 @@ impl<P: Pmem> Store<P> {
         }
     }
 
-    /// Number of blocks in the running transaction.
-    pub fn changed_blocks(&self) -> usize {
-        self.changes.len()
-    }
-
     /// Brings all changes to the media, durably. After an error some of them
     /// may be there: the file system must not be written any more.
     pub fn commit(&mut self) -> Result<()> {

@@ -2,7 +2,9 @@
 //! entries inside the inode.
 
 pub(crate) mod block;
+mod edit;
 pub(crate) mod htree;
+mod index;
 mod inline;
 
 use crate::disk::dir::NAME_MAX;
@@ -82,7 +84,7 @@ impl<P: Pmem> Ext4<P> {
         Ok(None)
     }
 
-    fn find_linear(
+    pub(crate) fn find_linear(
         &self,
         dir: &Inode,
         matches: impl Fn(&[u8]) -> bool,

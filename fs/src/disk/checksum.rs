@@ -118,14 +118,23 @@ pub fn crc32c_shift(mut crc: u32, zeros: usize) -> u32 {
     crc
 }
 
-/// The checksum after `old` became `new` (same length), where `after` covered
-/// bytes follow the change.
-pub fn crc32c_patch(crc: u32, old: &[u8], new: &[u8], after: usize) -> u32 {
+/// What a checksum is to be combined with (exclusive or) after `old` became
+/// `new` (same length), where `after` covered bytes follow the change.
+pub fn crc32c_delta(old: &[u8], new: &[u8], after: usize) -> u32 {
     let mut delta = 0;
-    for (o, n) in old.iter().zip(new) {
-        delta = crc32c(delta, &[o ^ n]);
+    let mut buf = [0; 64];
+    for (old, new) in old.chunks(64).zip(new.chunks(64)) {
+        for (d, (o, n)) in buf.iter_mut().zip(old.iter().zip(new)) {
+            *d = o ^ n;
+        }
+        delta = crc32c(delta, buf.get(..old.len()).unwrap_or(&[]));
     }
-    crc ^ crc32c_shift(delta, after)
+    crc32c_shift(delta, after)
+}
+
+/// The checksum after such a change.
+pub fn crc32c_patch(crc: u32, old: &[u8], new: &[u8], after: usize) -> u32 {
+    crc ^ crc32c_delta(old, new, after)
 }
 
 #[cfg(test)]

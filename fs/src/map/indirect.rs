@@ -103,7 +103,7 @@ impl<P: Pmem> Ext4<P> {
                 .raw
                 .i_block
                 .get(root_at..BLOCK_AREA.saturating_sub(12));
-            return Ok(self.run(target, pointer, rest.unwrap_or(&[])));
+            return Ok(self.pointer_run(target, pointer, rest.unwrap_or(&[])));
         }
         for level in 0..path.depth {
             let slot = path.slots.get(level as usize).copied().unwrap_or(0);
@@ -131,7 +131,7 @@ impl<P: Pmem> Ext4<P> {
                 self.store.read(u64::from(pointer), at, raw)?;
                 let first = le32(raw, 0).unwrap_or(0);
                 self.check_pointer(inode, first)?;
-                return Ok(self.run(target, first, raw));
+                return Ok(self.pointer_run(target, first, raw));
             }
             pointer = self.store.get_u32(u64::from(pointer), at)?;
             self.check_pointer(inode, pointer)?;
@@ -140,7 +140,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// The run that a list of pointers starts with.
-    fn run(&self, target: u32, first: u32, pointers: &[u8]) -> Mapping {
+    fn pointer_run(&self, target: u32, first: u32, pointers: &[u8]) -> Mapping {
         let mut len = 0_u32;
         for raw in pointers.chunks_exact(4) {
             let pointer = le32(raw, 0).unwrap_or(0);

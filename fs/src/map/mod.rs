@@ -1,7 +1,9 @@
 //! Which blocks of the media a file's blocks are: extent trees and the older
 //! block maps behind one interface.
 
+mod edit;
 pub(crate) mod extents;
+mod grow;
 pub(crate) mod indirect;
 
 use crate::disk::inode::InodeFlags;

@@ -54,7 +54,6 @@ pub(super) fn from_disk(disk: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The form for the media from the form for programs.
-#[allow(dead_code, reason = "the writing half uses it")]
 pub(super) fn to_disk(user: &[u8]) -> Option<Vec<u8>> {
     if le32(user, 0)? != USER_VERSION || user.len() & 7 != 4 {
         return None;

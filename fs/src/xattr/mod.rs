@@ -2,6 +2,7 @@
 //! inodes of their own.
 
 mod acl;
+mod edit;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,8 +12,7 @@ use crate::disk::features::Incompat;
 use crate::disk::inode::{GOOD_OLD_SIZE, InodeFlags};
 use crate::disk::xattr::{
     ENTRY_HEAD, HEADER_SIZE, IBODY_HEADER_SIZE, INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, XATTR_MAGIC,
-    XattrEntry, XattrHeader, block_checksum, entry_hash, entry_hash_inode, entry_size, prefix,
-    split_name,
+    XattrEntry, XattrHeader, block_checksum, entry_hash_inode, entry_size, prefix, split_name,
 };
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -255,10 +255,4 @@ impl<P: Pmem> Ext4<P> {
         }
         Ok(())
     }
-}
-
-/// The hash that an entry with its value in place should have.
-#[allow(dead_code, reason = "the writing half uses it")]
-pub(crate) fn hash_of(name: &[u8], value: &[u8]) -> u32 {
-    entry_hash(name, value, false)
 }

@@ -1,0 +1,357 @@
+//! The two bitmaps of a group: made when the group is first used, checked
+//! once, changed bit by bit with their checksums following.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::disk::checksum::{crc32c, crc32c_delta};
+use crate::disk::features::Incompat;
+use crate::disk::group::{DESC_SIZE_64BIT, GroupDesc, GroupFlags};
+use crate::error::{Error, Place, Result};
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+use crate::store::Checked;
+
+/// Bits read at a time.
+const STEP_BITS: u32 = 512;
+const STEP: usize = 64;
+
+/// Which bitmap of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Map {
+    Blocks,
+    Inodes,
+}
+
+/// Sets bits `from..to`.
+fn set_bits(bytes: &mut [u8], from: u32, to: u32) {
+    for bit in from..to {
+        if let Some(byte) = bytes.get_mut((bit >> 3) as usize) {
+            *byte |= 1_u8.wrapping_shl(bit & 7);
+        }
+    }
+}
+
+fn bit(bytes: &[u8], at: u32) -> bool {
+    bytes
+        .get((at >> 3) as usize)
+        .is_some_and(|b| b & 1_u8.wrapping_shl(at & 7) != 0)
+}
+
+impl<P: Pmem> Ext4<P> {
+    fn map_block_of(desc: &GroupDesc, map: Map) -> u64 {
+        match map {
+            Map::Blocks => desc.block_bitmap(),
+            Map::Inodes => desc.inode_bitmap(),
+        }
+    }
+
+    /// Bits of a map that stand for something, in this group.
+    pub(crate) fn map_bits(&self, group: u32, map: Map) -> u32 {
+        match map {
+            Map::Blocks => {
+                let blocks = self.geo.group_blocks(group);
+                blocks.div_ceil(1_u32.wrapping_shl(self.geo.cluster_bits))
+            }
+            Map::Inodes => self.geo.inodes_per_group,
+        }
+    }
+
+    /// Bytes that the checksum of a map covers.
+    fn map_bytes(&self, map: Map) -> usize {
+        let bits = match map {
+            Map::Blocks => self.geo.clusters_per_group,
+            Map::Inodes => self.geo.inodes_per_group,
+        };
+        (bits >> 3) as usize
+    }
+
+    /// Blocks of this group that hold superblock, descriptors and the tables
+    /// of `owner`, as ranges of bits.
+    fn table_bits(&self, group: u32, owner: &GroupDesc) -> [(u32, u32); 3] {
+        let first = self.geo.group_first_block(group);
+        let len = u64::from(self.geo.group_blocks(group));
+        [
+            (owner.block_bitmap(), 1),
+            (owner.inode_bitmap(), 1),
+            (owner.inode_table(), self.geo.itable_blocks),
+        ]
+        .map(|(block, count)| {
+            let from = block.max(first);
+            let to = block
+                .saturating_add(u64::from(count))
+                .min(first.saturating_add(len));
+            if from < to {
+                (
+                    from.saturating_sub(first) as u32,
+                    to.saturating_sub(first) as u32,
+                )
+            } else {
+                (0, 0)
+            }
+        })
+    }
+
+    /// Blocks at the start of a group for superblock and descriptors.
+    fn base_meta(&self, group: u32) -> u32 {
+        let (gdt, reserved) = self.geo.gdt_blocks_in(group);
+        u32::from(self.geo.has_super(group))
+            .saturating_add(gdt)
+            .saturating_add(reserved)
+    }
+
+    /// All bits of this group that no file may have: base metadata, own
+    /// tables, and tables of the other groups of the flex group.
+    fn system_bits(&self, group: u32) -> Result<Vec<(u32, u32)>> {
+        let mut ranges = vec![(0, self.base_meta(group))];
+        let flex = self.geo.flex_bits.min(10);
+        let first = group.wrapping_shr(flex).wrapping_shl(flex);
+        let last = first
+            .saturating_add(1_u32.wrapping_shl(flex))
+            .min(self.geo.groups);
+        let own = if self.geo.incompat.contains(Incompat::FLEX_BG) {
+            first..last
+        } else {
+            group..group.saturating_add(1)
+        };
+        for owner in own {
+            let desc = self.group_desc(owner)?;
+            ranges.extend(self.table_bits(group, &desc));
+        }
+        ranges.retain(|(from, to)| from < to);
+        Ok(ranges)
+    }
+
+    /// Whether blocks `from..to` of a group hold metadata of the file system.
+    pub(crate) fn is_system(&self, group: u32, from: u32, to: u32) -> Result<bool> {
+        Ok(self
+            .system_bits(group)?
+            .iter()
+            .any(|(a, b)| *a < to && from < *b))
+    }
+
+    /// Makes a map readable: builds it in the running transaction when the
+    /// group was never used, else checks it the first time.
+    pub(crate) fn open_map(&mut self, group: u32, map: Map) -> Result<GroupDesc> {
+        let mut desc = self.group_desc(group)?;
+        let (uninit, kind) = match map {
+            Map::Blocks => (GroupFlags::BLOCK_UNINIT, Checked::BlockBitmap),
+            Map::Inodes => (GroupFlags::INODE_UNINIT, Checked::InodeBitmap),
+        };
+        let block = Self::map_block_of(&desc, map);
+        if self.geo.has_group_csum() && desc.flags().contains(uninit) {
+            let mut bytes = vec![0; self.geo.bs()];
+            let bits = self.map_bits(group, map);
+            if map == Map::Blocks {
+                set_bits(&mut bytes, 0, self.base_meta(group));
+                for (from, to) in self.table_bits(group, &desc) {
+                    set_bits(&mut bytes, from, to);
+                }
+            }
+            set_bits(&mut bytes, bits, self.geo.block_size.saturating_mul(8));
+            self.store.put(block, 0, &bytes)?;
+            let mut flags = desc.flags();
+            flags.remove(uninit);
+            desc.set_flags(flags);
+            if map == Map::Inodes {
+                desc.set_itable_unused(self.geo.inodes_per_group);
+            }
+            let crc = self.map_checksum(map, &bytes);
+            Self::set_map_csum(&mut desc, map, crc);
+            self.put_group_desc(group, &mut desc)?;
+            // What a rolled back transaction built must be checked again.
+            self.store.clear_verified(kind, u64::from(group));
+            return Ok(desc);
+        }
+        if self.store.is_verified(kind, u64::from(group)) {
+            return Ok(desc);
+        }
+        let bytes = self.store.read_block(block)?;
+        let wrong = |what| Err(Error::corrupt(what, Place::Group(group)));
+        if self.geo.has_csum() {
+            let want = self.map_checksum(map, &bytes);
+            let (have, mask) = self.map_csum(&desc, map);
+            if have != want & mask {
+                return wrong("checksum of a bitmap");
+            }
+        }
+        if map == Map::Blocks {
+            for (from, to) in self.system_bits(group)? {
+                if (from..to).any(|b| !bit(&bytes, b)) {
+                    return wrong("metadata is marked free in a block bitmap");
+                }
+            }
+        }
+        self.store.set_verified(kind, u64::from(group));
+        Ok(desc)
+    }
+
+    fn map_checksum(&self, map: Map, bytes: &[u8]) -> u32 {
+        crc32c(
+            self.geo.seed,
+            bytes.get(..self.map_bytes(map)).unwrap_or(bytes),
+        )
+    }
+
+    /// The stored checksum and which of its bits are stored.
+    fn map_csum(&self, desc: &GroupDesc, map: Map) -> (u32, u32) {
+        let mask = if self.geo.desc_size >= DESC_SIZE_64BIT {
+            !0
+        } else {
+            0xffff
+        };
+        let csum = match map {
+            Map::Blocks => desc.block_bitmap_csum(),
+            Map::Inodes => desc.inode_bitmap_csum(),
+        };
+        (csum & mask, mask)
+    }
+
+    fn set_map_csum(desc: &mut GroupDesc, map: Map, crc: u32) {
+        match map {
+            Map::Blocks => desc.set_block_bitmap_csum(crc),
+            Map::Inodes => desc.set_inode_bitmap_csum(crc),
+        }
+    }
+
+    /// Sets or clears bits, all of which must change; the checksum in `desc`
+    /// follows, but `desc` is not stored.
+    pub(crate) fn change_bits(
+        &mut self,
+        group: u32,
+        desc: &mut GroupDesc,
+        map: Map,
+        from: u32,
+        count: u32,
+        on: bool,
+    ) -> Result<()> {
+        let to = from.saturating_add(count);
+        if count == 0 || to > self.map_bits(group, map) {
+            return Err(Error::corrupt("bits outside a bitmap", Place::Group(group)));
+        }
+        let block = Self::map_block_of(desc, map);
+        let covered = self.map_bytes(map);
+        let mut at = from;
+        while at < to {
+            // Up to the end of a line at a time.
+            let step_end = (at | (STEP_BITS - 1)).saturating_add(1).min(to);
+            let (first, last) = (
+                (at >> 3) as usize,
+                (step_end.saturating_sub(1) >> 3) as usize,
+            );
+            let len = last.saturating_sub(first).saturating_add(1);
+            let (mut old, mut new) = ([0_u8; STEP], [0_u8; STEP]);
+            let old = old.get_mut(..len).unwrap_or(&mut []);
+            let new = new.get_mut(..len).unwrap_or(&mut []);
+            self.store.read(block, first, old)?;
+            for (i, (n, o)) in new.iter_mut().zip(old.iter()).enumerate() {
+                let base = (first.saturating_add(i) as u32).saturating_mul(8);
+                let low = at.max(base).saturating_sub(base);
+                let high = step_end.min(base.saturating_add(8)).saturating_sub(base);
+                let upto = |n: u32| 1_u16.wrapping_shl(n).wrapping_sub(1) as u8;
+                let mask = upto(high) & !upto(low);
+                let expected = if on { 0 } else { mask };
+                if o & mask != expected {
+                    let what = if on {
+                        "a bit to be set is set"
+                    } else {
+                        "freed twice"
+                    };
+                    return Err(Error::corrupt(what, Place::Group(group)));
+                }
+                *n = o ^ mask;
+            }
+            self.store.put(block, first, new)?;
+            if self.geo.has_csum() {
+                let after = covered.saturating_sub(first).saturating_sub(len);
+                let delta = crc32c_delta(old, new, after);
+                let (have, mask) = self.map_csum(desc, map);
+                Self::set_map_csum(desc, map, (have ^ delta) & mask);
+            }
+            at = step_end;
+        }
+        Ok(())
+    }
+
+    /// The first clear bit in `from..to`, with the number of clear bits that
+    /// follow it, up to `want`.
+    pub(crate) fn find_clear(
+        &self,
+        desc: &GroupDesc,
+        map: Map,
+        from: u32,
+        to: u32,
+        want: u32,
+    ) -> Result<Option<(u32, u32)>> {
+        let block = Self::map_block_of(desc, map);
+        let mut line = [0_u8; STEP];
+        let mut found: Option<(u32, u32)> = None;
+        let mut at = from;
+        while at < to {
+            let base = at & !(STEP_BITS - 1);
+            let bytes = STEP.min(self.geo.bs().saturating_sub((base >> 3) as usize));
+            let part = line.get_mut(..bytes).unwrap_or(&mut []);
+            self.store.read(block, (base >> 3) as usize, part)?;
+            let end = base.saturating_add(STEP_BITS).min(to);
+            while at < end {
+                // Eight bytes at a time: runs of set or clear bits in one
+                // step each.
+                let word_at = ((at.saturating_sub(base)) >> 6).wrapping_mul(8) as usize;
+                let word = line
+                    .get(word_at..)
+                    .and_then(|l| l.first_chunk())
+                    .map_or(!0, |w| u64::from_le_bytes(*w));
+                let shift = at & 63;
+                let left = 64_u32.saturating_sub(shift).min(end.saturating_sub(at));
+                let word = word.wrapping_shr(shift);
+                match &mut found {
+                    None => {
+                        let set = word.trailing_ones().min(left);
+                        at = at.saturating_add(set);
+                        if set < left {
+                            found = Some((at, 0));
+                        }
+                    }
+                    Some((_, len)) => {
+                        let clear = word.trailing_zeros().min(left);
+                        *len = len.saturating_add(clear);
+                        at = at.saturating_add(clear);
+                        if clear < left || *len >= want {
+                            *len = (*len).min(want);
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found.filter(|(_, len)| *len > 0))
+    }
+
+    /// A run of `want` clear bits that starts at a multiple of `want` (a
+    /// power of two), counting `skew` bits before the group.
+    pub(crate) fn find_aligned(
+        &self,
+        desc: &GroupDesc,
+        from: u32,
+        to: u32,
+        want: u32,
+        skew: u32,
+    ) -> Result<Option<u32>> {
+        let mask = want.saturating_sub(1);
+        let mut at = from;
+        while at < to {
+            let past = at.saturating_add(skew) & mask;
+            if past != 0 {
+                at = at.saturating_add(want.saturating_sub(past));
+            }
+            if at.saturating_add(want) > to {
+                return Ok(None);
+            }
+            match self.find_clear(desc, Map::Blocks, at, at.saturating_add(want), want)? {
+                Some((start, len)) if start == at && len == want => return Ok(Some(at)),
+                _ => at = at.saturating_add(want),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,281 @@
+//! Blocks: found near a goal, in long runs, aligned for large mappings.
+
+use crate::disk::group::GroupDesc;
+use crate::error::{Error, Place, Result};
+use crate::inode::Inode;
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+
+use super::bitmap::Map;
+
+/// Blocks of a large mapping when blocks have 4 KiB: 2 MiB.
+const LARGE_BYTES: u32 = 2 << 20;
+/// Groups looked at for a long run before any run will do.
+const PICKY_GROUPS: u32 = 32;
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// Best first block, or 0.
+    pub goal: u64,
+    /// Blocks, at least 1.
+    pub len: u32,
+    /// The file block that the first one will be, if it is file data that
+    /// large mappings may cover.
+    pub file_block: Option<u32>,
+}
+
+impl<P: Pmem> Ext4<P> {
+    /// Takes one contiguous run of 1 to `want.len` blocks.
+    pub(crate) fn alloc_blocks(&mut self, want: Want) -> Result<(u64, u32)> {
+        if self.vol.free_clusters == 0 {
+            return Err(Error::NoSpace);
+        }
+        let len = want.len.clamp(1, self.geo.blocks_per_group);
+        // Right behind the goal is best: the extent grows.
+        if let Some((group, bit)) = self.geo.group_of_block(want.goal)
+            && let Some(run) = self.alloc_at(group, bit, len)?
+        {
+            return Ok(run);
+        }
+        let start = self
+            .geo
+            .group_of_block(want.goal)
+            .map_or(self.alloc.last_group, |(group, _)| group);
+        let large = LARGE_BYTES.wrapping_shr(self.geo.block_shift);
+        let aligned = want
+            .file_block
+            .is_some_and(|fb| fb & large.wrapping_sub(1) == 0)
+            && len >= large;
+        if aligned && let Some(run) = self.search(start, len, PICKY_GROUPS, Some(large))? {
+            return Ok(run);
+        }
+        if let Some(run) = self.search(start, len, PICKY_GROUPS, None)? {
+            return Ok(run);
+        }
+        self.search_any(start, len)?.ok_or(Error::NoSpace)
+    }
+
+    /// Takes the free blocks at exactly this place.
+    fn alloc_at(&mut self, group: u32, bit: u32, len: u32) -> Result<Option<(u64, u32)>> {
+        let desc = self.group_desc(group)?;
+        if desc.free_blocks() == 0 {
+            return Ok(None);
+        }
+        let desc = self.open_map(group, Map::Blocks)?;
+        let end = bit
+            .saturating_add(len)
+            .min(self.map_bits(group, Map::Blocks));
+        match self.find_clear(&desc, Map::Blocks, bit, end, len)? {
+            Some((start, run)) if start == bit => self.take(group, desc, start, run).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Looks for a run of the whole length (or an aligned one of at least
+    /// `align`) in the next groups that may have free blocks.
+    fn search(
+        &mut self,
+        start: u32,
+        len: u32,
+        groups: u32,
+        align: Option<u32>,
+    ) -> Result<Option<(u64, u32)>> {
+        let mut next = start;
+        let mut wrapped = false;
+        for _ in 0..groups {
+            let Some(group) = self.next_group(&mut next, &mut wrapped, start) else {
+                break;
+            };
+            let free = self.group_desc(group)?.free_blocks();
+            self.alloc.set_full_blocks(group, free == 0);
+            if free < align.unwrap_or(len) {
+                continue;
+            }
+            let desc = self.open_map(group, Map::Blocks)?;
+            let bits = self.map_bits(group, Map::Blocks);
+            if let Some(large) = align {
+                let skew =
+                    (self.geo.group_first_block(group) & u64::from(large.wrapping_sub(1))) as u32;
+                if let Some(at) = self.find_aligned(&desc, 0, bits, large, skew)? {
+                    let end = at.saturating_add(len).min(bits);
+                    if let Some((at, run)) = self.find_clear(&desc, Map::Blocks, at, end, len)? {
+                        return self.take(group, desc, at, run).map(Some);
+                    }
+                }
+                continue;
+            }
+            let mut at = 0;
+            while let Some((from, run)) = self.find_clear(&desc, Map::Blocks, at, bits, len)? {
+                if run == len {
+                    return self.take(group, desc, from, run).map(Some);
+                }
+                at = from.saturating_add(run);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first free run anywhere.
+    fn search_any(&mut self, start: u32, len: u32) -> Result<Option<(u64, u32)>> {
+        let mut next = start;
+        let mut wrapped = false;
+        while let Some(group) = self.next_group(&mut next, &mut wrapped, start) {
+            let free = self.group_desc(group)?.free_blocks();
+            self.alloc.set_full_blocks(group, free == 0);
+            if free == 0 {
+                continue;
+            }
+            let desc = self.open_map(group, Map::Blocks)?;
+            let bits = self.map_bits(group, Map::Blocks);
+            if let Some((from, run)) = self.find_clear(&desc, Map::Blocks, 0, bits, len)? {
+                return self.take(group, desc, from, run).map(Some);
+            }
+            return Err(Error::corrupt(
+                "free blocks are counted, none are there",
+                Place::Group(group),
+            ));
+        }
+        Ok(None)
+    }
+
+    /// The groups in order from `start`, once round, without those known to
+    /// be full.
+    fn next_group(&self, next: &mut u32, wrapped: &mut bool, start: u32) -> Option<u32> {
+        loop {
+            match self.alloc.group_with_blocks(*next) {
+                Some(group) if !*wrapped || group < start => {
+                    *next = group.saturating_add(1);
+                    return Some(group);
+                }
+                _ if *wrapped => return None,
+                _ => {
+                    *wrapped = true;
+                    *next = 0;
+                }
+            }
+        }
+    }
+
+    /// Marks a run as used.
+    fn take(&mut self, group: u32, mut desc: GroupDesc, from: u32, len: u32) -> Result<(u64, u32)> {
+        self.change_bits(group, &mut desc, Map::Blocks, from, len, true)?;
+        let free = desc.free_blocks().checked_sub(len).ok_or(Error::corrupt(
+            "fewer free blocks are counted than are there",
+            Place::Group(group),
+        ))?;
+        desc.set_free_blocks(free);
+        self.put_group_desc(group, &mut desc)?;
+        self.vol.free_clusters = self.vol.free_clusters.saturating_sub(u64::from(len));
+        self.vol.dirty = true;
+        self.alloc.last_group = group;
+        Ok((
+            self.geo
+                .group_first_block(group)
+                .saturating_add(u64::from(from)),
+            len,
+        ))
+    }
+
+    /// Gives blocks back.
+    pub(crate) fn free_blocks(&mut self, block: u64, len: u32) -> Result<()> {
+        let mut block = block;
+        let mut left = len;
+        while left > 0 {
+            let wrong = Error::block("a block to be freed is outside the file system", block);
+            if !self.geo.is_data_range(block, u64::from(left)) {
+                return Err(wrong);
+            }
+            let (group, bit) = self.geo.group_of_block(block).ok_or(wrong)?;
+            let here = left.min(self.geo.group_blocks(group).saturating_sub(bit));
+            if here == 0 {
+                return Err(wrong);
+            }
+            if self.is_system(group, bit, bit.saturating_add(here))? {
+                return Err(Error::block(
+                    "a file has a block of the file system's own",
+                    block,
+                ));
+            }
+            let mut desc = self.open_map(group, Map::Blocks)?;
+            self.change_bits(group, &mut desc, Map::Blocks, bit, here, false)?;
+            desc.set_free_blocks(desc.free_blocks().saturating_add(here));
+            self.put_group_desc(group, &mut desc)?;
+            self.alloc.set_full_blocks(group, false);
+            self.vol.free_clusters = self.vol.free_clusters.saturating_add(u64::from(here));
+            self.vol.dirty = true;
+            block = block.saturating_add(u64::from(here));
+            left = left.saturating_sub(here);
+        }
+        Ok(())
+    }
+
+    /// Takes one block for metadata of an inode.
+    pub(crate) fn alloc_meta(&mut self, inode: &mut Inode, goal: u64) -> Result<u64> {
+        let goal = if goal == 0 {
+            self.inode_goal(inode)
+        } else {
+            goal
+        };
+        let (block, _) = self.alloc_blocks(Want {
+            goal,
+            len: 1,
+            file_block: None,
+        })?;
+        self.add_blocks(inode, 1)?;
+        Ok(block)
+    }
+
+    /// Frees a block of metadata: what the transaction holds of it need not
+    /// be written.
+    pub(crate) fn free_meta(&mut self, inode: &mut Inode, block: u64) -> Result<()> {
+        self.store.forget(block);
+        self.free_blocks(block, 1)?;
+        self.sub_blocks(inode, 1)
+    }
+
+    /// Where the first block of an inode should be: in its group, behind the
+    /// tables.
+    pub(crate) fn inode_goal(&self, inode: &Inode) -> u64 {
+        let group = self.geo.group_of_inode(inode.ino).map_or(0, |(g, _)| g);
+        // With flex_bg the tables are together; data may start anywhere.
+        self.geo.group_first_block(group)
+    }
+
+    /// Adds blocks to what an inode owns.
+    pub(crate) fn add_blocks(&self, inode: &mut Inode, blocks: u64) -> Result<()> {
+        let sectors = blocks.wrapping_shl(self.geo.block_shift.saturating_sub(9));
+        self.set_sectors(inode, self.inode_sectors(inode).saturating_add(sectors))
+    }
+
+    /// Takes blocks away from what an inode owns.
+    pub(crate) fn sub_blocks(&self, inode: &mut Inode, blocks: u64) -> Result<()> {
+        let sectors = blocks.wrapping_shl(self.geo.block_shift.saturating_sub(9));
+        self.set_sectors(inode, self.inode_sectors(inode).saturating_sub(sectors))
+    }
+
+    fn set_sectors(&self, inode: &mut Inode, sectors: u64) -> Result<()> {
+        use crate::disk::features::RoCompat;
+        use crate::disk::inode::InodeFlags;
+        let huge = self.geo.ro_compat.contains(RoCompat::HUGE_FILE);
+        let mut flags = inode.flags();
+        if !huge {
+            if sectors > u64::from(u32::MAX) {
+                return Err(Error::FileTooLarge);
+            }
+            inode.raw.i_blocks_lo.set(sectors as u32);
+            return Ok(());
+        }
+        let in_blocks = sectors >= 1 << 48;
+        let value = if in_blocks {
+            sectors.wrapping_shr(self.geo.block_shift.saturating_sub(9))
+        } else {
+            sectors
+        };
+        flags.set(InodeFlags::HUGE_FILE, in_blocks);
+        inode.set_flags(flags);
+        inode.raw.i_blocks_lo.set(value as u32);
+        inode.raw.l_i_blocks_high.set((value >> 32) as u16);
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! What a writable mount remembers in memory to find free space fast, and
+//! which deleted inodes are still open.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+/// One bit for each group.
+#[derive(Debug, Default)]
+pub(crate) struct GroupSet {
+    words: Vec<u64>,
+    groups: u32,
+}
+
+impl GroupSet {
+    fn new(groups: u32) -> Self {
+        Self {
+            words: alloc::vec![0; groups.div_ceil(64) as usize],
+            groups,
+        }
+    }
+
+    fn set(&mut self, group: u32, on: bool) {
+        let bit = 1_u64.wrapping_shl(group & 63);
+        if let Some(word) = self.words.get_mut((group >> 6) as usize) {
+            if on { *word |= bit } else { *word &= !bit }
+        }
+    }
+
+    /// The first group at or after `from` that is not in the set.
+    fn next_absent(&self, from: u32) -> Option<u32> {
+        let mut index = (from >> 6) as usize;
+        // Groups before `from` count as present.
+        let mut mask = 1_u64.wrapping_shl(from & 63).wrapping_sub(1);
+        while let Some(word) = self.words.get(index) {
+            let absent = !(*word | mask);
+            if absent != 0 {
+                let group = (index as u32).wrapping_shl(6) | absent.trailing_zeros();
+                return (group < self.groups).then_some(group);
+            }
+            mask = 0;
+            index = index.saturating_add(1);
+        }
+        None
+    }
+}
+
+/// Memory of a writable mount. Losing any of it costs time, never
+/// correctness, except the set of open orphans, which the orphan list on the
+/// media repeats.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    open_orphans: BTreeSet<u32>,
+    full_blocks: GroupSet,
+    full_inodes: GroupSet,
+    /// Where the last large allocation ended.
+    pub last_group: u32,
+    /// Makes generations differ.
+    pub generation: u32,
+}
+
+impl Hints {
+    /// Starts a writable mount: a bit or two for each group.
+    pub fn start(&mut self, groups: u32, generation: u32) {
+        self.full_blocks = GroupSet::new(groups);
+        self.full_inodes = GroupSet::new(groups);
+        self.generation = generation;
+    }
+
+    /// Whether a deleted inode is still in use.
+    pub fn is_open_orphan(&self, ino: u32) -> bool {
+        !self.open_orphans.is_empty() && self.open_orphans.contains(&ino)
+    }
+
+    /// Notes that a deleted inode is still in use, or no longer.
+    pub fn set_open_orphan(&mut self, ino: u32, open: bool) {
+        if open {
+            self.open_orphans.insert(ino);
+        } else {
+            self.open_orphans.remove(&ino);
+        }
+    }
+
+    /// Notes whether a group has free blocks.
+    pub fn set_full_blocks(&mut self, group: u32, full: bool) {
+        self.full_blocks.set(group, full);
+    }
+
+    /// Notes whether a group has free inodes.
+    pub fn set_full_inodes(&mut self, group: u32, full: bool) {
+        self.full_inodes.set(group, full);
+    }
+
+    /// The next group that may have free blocks.
+    pub fn group_with_blocks(&self, from: u32) -> Option<u32> {
+        self.full_blocks.next_absent(from)
+    }
+
+    /// The next group that may have free inodes.
+    pub fn group_with_inodes(&self, from: u32) -> Option<u32> {
+        self.full_inodes.next_absent(from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_groups_are_skipped() {
+        let mut set = GroupSet::new(200);
+        for g in 0..199 {
+            set.set(g, true);
+        }
+        assert_eq!(set.next_absent(0), Some(199));
+        set.set(70, false);
+        assert_eq!(set.next_absent(0), Some(70));
+        assert_eq!(set.next_absent(71), Some(199));
+        set.set(199, true);
+        assert_eq!(set.next_absent(71), None);
+    }
+}

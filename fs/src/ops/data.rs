@@ -1,0 +1,511 @@
+//! File data: stored straight to the media. New blocks get their data (and
+//! zeros around it) before the transaction that makes them the file's.
+
+use core::ops::Range;
+
+use crate::allocate::blocks::Want;
+use crate::disk::inode::InodeFlags;
+use crate::error::{Error, Result};
+use crate::inode::Inode;
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+use crate::types::{FileType, FsBlock, Ino, LayoutLease, Mapping, Timestamp};
+
+/// Writes within this time of the last change of `mtime` do not change it
+/// again: the tick of Linux's coarse clock.
+const COARSE_NANOS: i64 = 4_000_000;
+/// Blocks freed in one transaction.
+const FREE_STEP: u64 = 1 << 21;
+
+/// What `fallocate` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallocate {
+    /// Allocate; the file grows to the end of the range.
+    Allocate,
+    /// Allocate; the size stays.
+    KeepSize,
+    /// Make a hole; the size stays.
+    PunchHole,
+    /// Let the range read as zeros, allocated; the file grows.
+    ZeroRange,
+    /// The same, but the size stays.
+    ZeroRangeKeepSize,
+}
+
+impl<P: Pmem> Ext4<P> {
+    /// A regular file that can be written.
+    fn writable_file(&self, ino: Ino) -> Result<Inode> {
+        let inode = self.inode_or_orphan(ino)?;
+        match inode.kind {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Error::IsDir),
+            _ => return Err(Error::WrongType),
+        }
+        self.check_plain(&inode)?;
+        if inode.has(InodeFlags::INLINE_DATA) {
+            return Err(Error::Unsupported {
+                feature: "inline_data",
+            });
+        }
+        Ok(inode)
+    }
+
+    fn block_mask(&self) -> u64 {
+        u64::from(self.geo.block_size).saturating_sub(1)
+    }
+
+    /// Bytes that a file can have at most.
+    fn max_size(&self, inode: &Inode) -> u64 {
+        let bs = u64::from(self.geo.block_size);
+        if inode.has(InodeFlags::EXTENTS) {
+            return bs.saturating_mul(u64::from(u32::MAX));
+        }
+        let p = u64::from(self.pointers());
+        let blocks = p
+            .saturating_mul(p)
+            .saturating_mul(p)
+            .saturating_add(p.saturating_mul(p))
+            .saturating_add(p)
+            .saturating_add(12);
+        blocks.min(u64::from(u32::MAX)).saturating_mul(bs)
+    }
+
+    /// Writes to a regular file and gives the number of bytes, all of them.
+    /// The data is durable when this returns; a new size or new blocks are
+    /// too.
+    pub fn write(&mut self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        if !self.is_writable() {
+            return Err(Error::ReadOnly);
+        }
+        let inode = self.writable_file(ino)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(Error::FileTooLarge)?;
+        if end > self.max_size(&inode) {
+            return Err(Error::FileTooLarge);
+        }
+        // Nothing but bytes that are there already: no transaction, unless
+        // the time stamp is due.
+        let now = self.now();
+        if end <= inode.size()
+            && !is_due(inode.mtime(), now)
+            && self.overwrite(&inode, offset, data)?
+        {
+            self.store.pmem().fence();
+            return Ok(data.len());
+        }
+        self.run(|fs| {
+            let mut inode = fs.writable_file(ino)?;
+            fs.zero_tail(&inode, end)?;
+            fs.write_blocks(&mut inode, offset, data)?;
+            if end > inode.size() {
+                inode.set_size(end);
+            }
+            inode.set_mtime(now);
+            inode.set_ctime(now);
+            fs.put_inode(&mut inode)?;
+            Ok(data.len())
+        })
+    }
+
+    /// Stores over blocks that are all written; false (and perhaps part of
+    /// it done) if they are not.
+    fn overwrite(&self, inode: &Inode, offset: u64, data: &[u8]) -> Result<bool> {
+        let mut rest = data;
+        let mut pos = offset;
+        while !rest.is_empty() {
+            let Ok(fb) = u32::try_from(pos.wrapping_shr(self.geo.block_shift)) else {
+                return Ok(false);
+            };
+            let Mapping::Mapped { block, len } = self.map_block(inode, fb)? else {
+                return Ok(false);
+            };
+            let within = pos & self.block_mask();
+            let room = u64::from(len)
+                .wrapping_shl(self.geo.block_shift)
+                .saturating_sub(within);
+            let n = room.min(rest.len() as u64) as usize;
+            let (part, next) = rest.split_at_checked(n).ok_or(Error::Invalid)?;
+            let address = self.media_address(block).saturating_add(within);
+            self.store.pmem().write_nt(address, part)?;
+            rest = next;
+            pos = pos.saturating_add(n as u64);
+        }
+        Ok(true)
+    }
+
+    /// Before a file grows past its last block's end of data: what stands in
+    /// that block behind the data must be zeros.
+    fn zero_tail(&self, inode: &Inode, new_end: u64) -> Result<()> {
+        let size = inode.size();
+        let within = size & self.block_mask();
+        if new_end <= size || within == 0 {
+            return Ok(());
+        }
+        let Ok(fb) = u32::try_from(size.wrapping_shr(self.geo.block_shift)) else {
+            return Ok(());
+        };
+        if let Mapping::Mapped { block, .. } = self.map_block(inode, fb)? {
+            let address = self.media_address(block).saturating_add(within);
+            let len = u64::from(self.geo.block_size).saturating_sub(within);
+            self.store.pmem().zero(address, len)?;
+        }
+        Ok(())
+    }
+
+    /// Writes data, allocating what is missing. Everything that can fail for
+    /// want of space comes before the first byte is stored over old data.
+    fn write_blocks(&mut self, inode: &mut Inode, offset: u64, data: &[u8]) -> Result<()> {
+        let shift = self.geo.block_shift;
+        let end = offset.saturating_add(data.len() as u64);
+        let last = end.div_ceil(u64::from(self.geo.block_size));
+        let mut at = offset.wrapping_shr(shift);
+        while at < last {
+            let fb = u32::try_from(at).map_err(|_| Error::FileTooLarge)?;
+            let left = last.saturating_sub(at).min(1 << 30) as u32;
+            let mapping = self.map_block(inode, fb)?;
+            let mut len = mapping.len().min(left);
+            match mapping {
+                Mapping::Mapped { .. } => {}
+                Mapping::Unwritten { block, .. } => {
+                    self.zero_around(fb, block.0, len, offset, end)?;
+                    self.map_convert(inode, fb, len)?;
+                }
+                Mapping::Hole { .. } => {
+                    let (block, got) = self.alloc_for(inode, fb, len.min(32768))?;
+                    len = got;
+                    self.add_blocks(inode, u64::from(len))?;
+                    self.zero_around(fb, block, len, offset, end)?;
+                    self.map_insert(inode, fb, block, len, false)?;
+                }
+            }
+            at = at.saturating_add(u64::from(len));
+        }
+        if self.overwrite(inode, offset, data)? {
+            Ok(())
+        } else {
+            Err(Error::inode(
+                "blocks are gone that were just allocated",
+                inode.ino,
+            ))
+        }
+    }
+
+    /// Zeros in the parts of new blocks that `from..to` does not cover.
+    fn zero_around(&self, fb: u32, block: u64, len: u32, from: u64, to: u64) -> Result<()> {
+        let shift = self.geo.block_shift;
+        let start = u64::from(fb).wrapping_shl(shift);
+        let end = start.saturating_add(u64::from(len).wrapping_shl(shift));
+        let address = self.media_address(FsBlock(block));
+        let pmem = self.store.pmem();
+        if from > start {
+            pmem.zero(address, from.saturating_sub(start))?;
+        }
+        if to < end {
+            pmem.zero(
+                address.saturating_add(to.saturating_sub(start)),
+                end.saturating_sub(to),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Blocks for a hole of the file: behind what comes before, at the same
+    /// place within 2 MiB as in the file if that can be.
+    fn alloc_for(&mut self, inode: &Inode, fb: u32, want: u32) -> Result<(u64, u32)> {
+        let goal = match fb.checked_sub(1) {
+            Some(before) => match self.map_block(inode, before)? {
+                Mapping::Mapped { block, .. } | Mapping::Unwritten { block, .. } => {
+                    block.0.saturating_add(1)
+                }
+                Mapping::Hole { .. } => 0,
+            },
+            None => 0,
+        };
+        let large = (2_u32 << 20).wrapping_shr(self.geo.block_shift);
+        // A long run that starts a 2 MiB piece of the file is worth leaving
+        // the neighbourhood, unless the neighbour is aligned too.
+        let piece = fb & large.wrapping_sub(1) == 0 && want >= large;
+        let aligned_goal = goal & u64::from(large.wrapping_sub(1)) == 0;
+        let near = self.inode_goal(inode);
+        let goal = if piece && !aligned_goal { 0 } else { goal };
+        let file_block = (goal == 0).then_some(fb);
+        if piece && goal == 0 {
+            return self.alloc_large(near, want, fb);
+        }
+        let goal = if goal == 0 { near } else { goal };
+        self.alloc_blocks(Want {
+            goal,
+            len: want,
+            file_block,
+        })
+    }
+
+    /// A run for a 2 MiB piece; the goal only says in which group.
+    fn alloc_large(&mut self, near: u64, want: u32, fb: u32) -> Result<(u64, u32)> {
+        // The first block of a group holds metadata, so it is never taken as
+        // an exact goal by accident.
+        let group = self.geo.group_of_block(near).map_or(0, |(g, _)| g);
+        let goal = self.geo.group_first_block(group);
+        self.alloc_blocks(Want {
+            goal,
+            len: want,
+            file_block: Some(fb),
+        })
+    }
+
+    /// Makes sure that blocks of a file are allocated and written, zeros
+    /// where nothing was: what a store into a mapping needs. The range may
+    /// not reach past the block in which the file ends.
+    pub fn allocate(&mut self, ino: Ino, blocks: Range<u32>) -> Result<()> {
+        self.run(|fs| {
+            let mut inode = fs.writable_file(ino)?;
+            let end = inode.size().div_ceil(u64::from(fs.geo.block_size));
+            if blocks.is_empty() || u64::from(blocks.end) > end {
+                return Err(Error::Invalid);
+            }
+            fs.fill(
+                &mut inode,
+                u64::from(blocks.start),
+                u64::from(blocks.end),
+                false,
+            )?;
+            let now = fs.now();
+            inode.set_mtime(now);
+            inode.set_ctime(now);
+            fs.put_inode(&mut inode)
+        })
+    }
+
+    /// Allocates what is missing in a range of blocks. Unwritten, or zeroed
+    /// and written.
+    fn fill(&mut self, inode: &mut Inode, from: u64, to: u64, unwritten: bool) -> Result<()> {
+        let unwritten = unwritten && inode.has(InodeFlags::EXTENTS);
+        let mut at = from;
+        while at < to {
+            let fb = u32::try_from(at).map_err(|_| Error::FileTooLarge)?;
+            let left = to.saturating_sub(at).min(1 << 30) as u32;
+            let mapping = self.map_block(inode, fb)?;
+            let mut len = mapping.len().min(left);
+            match mapping {
+                Mapping::Mapped { .. } => {}
+                Mapping::Unwritten { block, .. } => {
+                    if !unwritten {
+                        self.zero_blocks(block.0, len)?;
+                        self.map_convert(inode, fb, len)?;
+                    }
+                }
+                Mapping::Hole { .. } => {
+                    // An unwritten extent is one block shorter at most.
+                    let most = if unwritten {
+                        len.min(32767)
+                    } else {
+                        len.min(32768)
+                    };
+                    let most = align_down(most, (2 << 20) >> self.geo.block_shift);
+                    let (block, got) = self.alloc_for(inode, fb, most)?;
+                    len = got;
+                    self.add_blocks(inode, u64::from(len))?;
+                    if !unwritten {
+                        self.zero_blocks(block, len)?;
+                    }
+                    self.map_insert(inode, fb, block, len, unwritten)?;
+                }
+            }
+            at = at.saturating_add(u64::from(len));
+        }
+        Ok(())
+    }
+
+    fn zero_blocks(&self, block: u64, len: u32) -> Result<()> {
+        let address = self.media_address(FsBlock(block));
+        let bytes = u64::from(len).wrapping_shl(self.geo.block_shift);
+        Ok(self.store.pmem().zero(address, bytes)?)
+    }
+
+    /// Lets bytes of a range that lies in one block read as zeros, if the
+    /// block is there.
+    fn zero_part(&self, inode: &Inode, from: u64, to: u64) -> Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        let Ok(fb) = u32::try_from(from.wrapping_shr(self.geo.block_shift)) else {
+            return Ok(());
+        };
+        if let Mapping::Mapped { block, .. } = self.map_block(inode, fb)? {
+            let address = self
+                .media_address(block)
+                .saturating_add(from & self.block_mask());
+            self.store.pmem().zero(address, to.saturating_sub(from))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a file. What is cut off is freed, so the lease must
+    /// cover it; what is added reads as zeros.
+    pub fn truncate(&mut self, ino: Ino, size: u64, lease: &dyn LayoutLease) -> Result<()> {
+        let bs = u64::from(self.geo.block_size);
+        let keep = size.div_ceil(bs);
+        let many = self.run(|fs| {
+            let mut inode = fs.writable_file(ino)?;
+            if size > fs.max_size(&inode) {
+                return Err(Error::FileTooLarge);
+            }
+            let old = inode.size();
+            fs.zero_tail(&inode, size)?;
+            let many = size < old
+                && fs
+                    .inode_sectors(&inode)
+                    .wrapping_shr(fs.geo.block_shift.saturating_sub(9))
+                    > FREE_STEP;
+            if size < old {
+                if !lease.covers(ino, keep..u64::MAX) {
+                    return Err(Error::NotLeased);
+                }
+                let end = keep.saturating_mul(bs);
+                fs.zero_part(&inode, size, end)?;
+                if many {
+                    // Too much for one transaction: the rest is on record.
+                    fs.orphan_add(&mut inode);
+                } else {
+                    fs.map_remove(&mut inode, keep, 1 << 32)?;
+                }
+            }
+            inode.set_size(size);
+            let now = fs.now();
+            inode.set_mtime(now);
+            inode.set_ctime(now);
+            fs.put_inode(&mut inode)?;
+            Ok(many)
+        })?;
+        if many {
+            self.free_in_steps(ino, keep)?;
+        }
+        Ok(())
+    }
+
+    /// Frees everything from block `keep` on, from the end, in steps.
+    fn free_in_steps(&mut self, ino: Ino, keep: u64) -> Result<()> {
+        let mut end = 1_u64 << 32;
+        while end > keep {
+            let start = end.saturating_sub(FREE_STEP).max(keep);
+            self.run(|fs| {
+                let mut inode = fs.inode_or_orphan(ino)?;
+                fs.map_remove(&mut inode, start, end)?;
+                if start == keep {
+                    fs.orphan_remove(&mut inode)?;
+                }
+                fs.put_inode(&mut inode)
+            })?;
+            end = start;
+        }
+        Ok(())
+    }
+
+    /// Allocates, zeroes or punches a range of bytes. Punching needs a lease
+    /// that covers the blocks.
+    pub fn fallocate(
+        &mut self,
+        ino: Ino,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+        lease: &dyn LayoutLease,
+    ) -> Result<()> {
+        if len == 0 {
+            return Err(Error::Invalid);
+        }
+        let end = offset.checked_add(len).ok_or(Error::FileTooLarge)?;
+        self.run(|fs| {
+            let mut inode = fs.writable_file(ino)?;
+            if end > fs.max_size(&inode) {
+                return Err(Error::FileTooLarge);
+            }
+            let bs = u64::from(fs.geo.block_size);
+            let shift = fs.geo.block_shift;
+            let grows = matches!(mode, Fallocate::Allocate | Fallocate::ZeroRange);
+            if mode != Fallocate::PunchHole && !inode.has(InodeFlags::EXTENTS) {
+                return Err(Error::Unsupported {
+                    feature: "fallocate without extents",
+                });
+            }
+            if grows {
+                fs.zero_tail(&inode, end)?;
+            }
+            match mode {
+                Fallocate::Allocate | Fallocate::KeepSize => {
+                    let (from, to) = (offset.wrapping_shr(shift), end.div_ceil(bs));
+                    fs.fill(&mut inode, from, to, true)?;
+                }
+                Fallocate::PunchHole => {
+                    let end = end.min(inode.size().div_ceil(bs).saturating_mul(bs));
+                    fs.clear_blocks(&mut inode, offset, end, lease)?;
+                    fs.clear_edges(&inode, offset, end)?;
+                }
+                Fallocate::ZeroRange | Fallocate::ZeroRangeKeepSize => {
+                    fs.clear_blocks(&mut inode, offset, end, lease)?;
+                    let (from, to) = (offset.wrapping_shr(shift), end.div_ceil(bs));
+                    fs.fill(&mut inode, from, to, true)?;
+                    fs.clear_edges(&inode, offset, end)?;
+                }
+            }
+            if grows && end > inode.size() {
+                inode.set_size(end);
+            }
+            let now = fs.now();
+            inode.set_mtime(now);
+            inode.set_ctime(now);
+            fs.put_inode(&mut inode)
+        })
+    }
+
+    /// Takes the blocks away that a range covers wholly.
+    fn clear_blocks(
+        &mut self,
+        inode: &mut Inode,
+        from: u64,
+        to: u64,
+        lease: &dyn LayoutLease,
+    ) -> Result<()> {
+        let first = from.div_ceil(u64::from(self.geo.block_size));
+        let last = to.wrapping_shr(self.geo.block_shift);
+        if first >= last {
+            return Ok(());
+        }
+        if !lease.covers(Ino(inode.ino), first..last) {
+            return Err(Error::NotLeased);
+        }
+        self.map_remove(inode, first, last)
+    }
+
+    /// Zeros in the blocks at both ends that a range covers in part.
+    fn clear_edges(&self, inode: &Inode, from: u64, to: u64) -> Result<()> {
+        let bs = u64::from(self.geo.block_size);
+        let first = from.div_ceil(bs);
+        let last = to.wrapping_shr(self.geo.block_shift);
+        if first > last {
+            return self.zero_part(inode, from, to);
+        }
+        self.zero_part(inode, from, first.saturating_mul(bs).min(to))?;
+        self.zero_part(inode, last.saturating_mul(bs).max(from), to)
+    }
+}
+
+/// Whether a time stamp is to be written again.
+fn is_due(old: Timestamp, now: Timestamp) -> bool {
+    let nanos = i64::from(now.nanos).saturating_sub(i64::from(old.nanos));
+    let passed = now
+        .secs
+        .saturating_sub(old.secs)
+        .saturating_mul(1_000_000_000);
+    !(0..COARSE_NANOS).contains(&passed.saturating_add(nanos))
+}
+
+/// A length in whole large pieces, unless it is shorter than one.
+fn align_down(len: u32, large: u32) -> u32 {
+    let whole = len & !large.saturating_sub(1);
+    if whole == 0 { len } else { whole }
+}

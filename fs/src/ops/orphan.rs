@@ -1,0 +1,176 @@
+//! Objects without a name: kept on the list in the superblock while they are
+//! open, deleted when they are closed or at the next mount.
+//!
+//! The list goes through `i_dtime`. The orphan file of newer file systems is
+//! emptied at mount and never written: the list is always allowed.
+
+use crate::disk::checksum::crc32c;
+use crate::disk::features::{Compat, RoCompat};
+use crate::error::{Error, Result};
+use crate::inode::Inode;
+use crate::mount::{Ext4, le32};
+use crate::pmem::Pmem;
+use crate::sb_field;
+use crate::types::{FileType, Ino, LayoutLease, Mapping};
+
+/// Last word but one of a block of the orphan file.
+const ORPHAN_BLOCK_MAGIC: u32 = 0x0b10_ca04;
+/// Bytes after the inode numbers: magic and checksum.
+const ORPHAN_TAIL: usize = 8;
+
+impl<P: Pmem> Ext4<P> {
+    /// Puts an inode at the head of the orphan list. The caller stores it.
+    pub(crate) fn orphan_add(&mut self, inode: &mut Inode) {
+        inode.raw.i_dtime.set(self.vol.last_orphan);
+        self.vol.last_orphan = inode.ino;
+        self.vol.dirty = true;
+    }
+
+    /// Takes an inode off the orphan list, if it is there. The caller stores
+    /// it.
+    pub(crate) fn orphan_remove(&mut self, inode: &mut Inode) -> Result<()> {
+        let next = inode.raw.i_dtime.get();
+        if self.vol.last_orphan == inode.ino {
+            self.vol.last_orphan = next;
+            self.vol.dirty = true;
+            inode.raw.i_dtime.set(0);
+            return Ok(());
+        }
+        let mut at = self.vol.last_orphan;
+        for _ in 0..self.geo.inodes {
+            if at == 0 {
+                return Ok(());
+            }
+            let mut before = self.load_inode_any(at)?;
+            if before.raw.i_dtime.get() == inode.ino {
+                before.raw.i_dtime.set(next);
+                self.put_inode(&mut before)?;
+                inode.raw.i_dtime.set(0);
+                return Ok(());
+            }
+            at = before.raw.i_dtime.get();
+        }
+        Err(Error::inode("the orphan list is a loop", inode.ino))
+    }
+
+    /// Frees everything that an inode without names owns, and the inode.
+    pub(crate) fn destroy(&mut self, inode: &mut Inode) -> Result<()> {
+        self.drop_attributes(inode)?;
+        if inode.has_block_map() {
+            self.map_remove(inode, 0, 1 << 32)?;
+        }
+        self.free_inode(inode)
+    }
+
+    /// Ends the life of an object whose last name is gone and that nothing
+    /// has open or mapped any more. The lease must cover all its blocks.
+    pub fn evict(&mut self, ino: Ino, lease: &dyn LayoutLease) -> Result<()> {
+        self.run(|fs| {
+            let mut inode = fs.inode_or_orphan(ino)?;
+            if inode.raw.i_links_count.get() != 0 {
+                return Err(Error::Busy);
+            }
+            if !lease.covers(ino, 0..u64::MAX) {
+                return Err(Error::NotLeased);
+            }
+            fs.orphan_remove(&mut inode)?;
+            fs.destroy(&mut inode)
+        })?;
+        self.alloc.set_open_orphan(ino.0, false);
+        Ok(())
+    }
+
+    /// Finishes what the last mount left: deletes the nameless, cuts files
+    /// whose truncation was interrupted.
+    pub(crate) fn recover_orphans(&mut self) -> Result<()> {
+        for _ in 0..self.geo.inodes {
+            let ino = self.vol.last_orphan;
+            if ino == 0 {
+                break;
+            }
+            self.run(|fs| {
+                let mut inode = fs.orphan_inode(ino)?;
+                fs.orphan_remove(&mut inode)?;
+                fs.finish_orphan(&mut inode)
+            })?;
+        }
+        if self.vol.last_orphan != 0 {
+            return Err(Error::inode(
+                "the orphan list is a loop",
+                self.vol.last_orphan,
+            ));
+        }
+        if self.geo.compat.contains(Compat::ORPHAN_FILE)
+            && self.geo.ro_compat.contains(RoCompat::ORPHAN_PRESENT)
+        {
+            self.recover_orphan_file()?;
+        }
+        Ok(())
+    }
+
+    fn orphan_inode(&self, ino: u32) -> Result<Inode> {
+        if !self.geo.is_valid_ino(ino) {
+            return Err(Error::inode("the orphan list has a bad inode number", ino));
+        }
+        self.load_inode_any(ino)
+    }
+
+    fn finish_orphan(&mut self, inode: &mut Inode) -> Result<()> {
+        if inode.raw.i_links_count.get() == 0 {
+            return self.destroy(inode);
+        }
+        if inode.kind == FileType::Regular && inode.has_block_map() {
+            let shift = self.geo.block_shift;
+            let end = inode.size().div_ceil(1_u64.wrapping_shl(shift));
+            self.map_remove(inode, end, 1 << 32)?;
+        }
+        self.put_inode(inode)
+    }
+
+    fn recover_orphan_file(&mut self) -> Result<()> {
+        let file = self.special_inode(self.sb.s_orphan_file_inum.get())?;
+        let seed = file.seed(self.geo.seed);
+        let blocks = file.size().wrapping_shr(self.geo.block_shift);
+        let wrong = Error::inode("the orphan file", file.ino);
+        let tail = self.geo.bs().saturating_sub(ORPHAN_TAIL);
+        for fb in 0..u32::try_from(blocks).map_err(|_| wrong)? {
+            let Mapping::Mapped { block, .. } = self.map_block(&file, fb)? else {
+                return Err(wrong);
+            };
+            let bytes = self.store.read_block(block.0)?;
+            if le32(&bytes, tail) != Some(ORPHAN_BLOCK_MAGIC) {
+                return Err(wrong);
+            }
+            let sum = |bytes: &[u8]| {
+                let crc = crc32c(seed, &block.0.to_le_bytes());
+                crc32c(crc, bytes.get(..tail).unwrap_or(&[]))
+            };
+            if self.geo.has_csum() && le32(&bytes, tail.saturating_add(4)) != Some(sum(&bytes)) {
+                return Err(wrong);
+            }
+            for (i, raw) in bytes.get(..tail).unwrap_or(&[]).chunks_exact(4).enumerate() {
+                let ino = le32(raw, 0).unwrap_or(0);
+                if ino == 0 {
+                    continue;
+                }
+                let at = i.saturating_mul(4);
+                self.run(|fs| {
+                    let mut inode = fs.orphan_inode(ino)?;
+                    fs.finish_orphan(&mut inode)?;
+                    fs.store.put_u32(block.0, at, 0)?;
+                    if fs.geo.has_csum() {
+                        let now = fs.store.read_block(block.0)?;
+                        fs.store
+                            .put_u32(block.0, tail.saturating_add(4), sum(&now))?;
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        self.run(|fs| {
+            let word = fs.geo.ro_compat.difference(RoCompat::ORPHAN_PRESENT);
+            fs.geo.ro_compat = word;
+            fs.put_sb(sb_field!(s_feature_ro_compat), &word.bits().to_le_bytes())
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! Beginning and ending of transactions and of a writable mount.
+
+use zerocopy::IntoBytes;
+
+use crate::disk::checksum::crc32c_delta;
+use crate::disk::features::{Incompat, RoCompat};
+use crate::disk::superblock::{STATE_ERROR, STATE_VALID, SUPERBLOCK_OFFSET};
+use crate::error::{Error, Result};
+use crate::mount::Ext4;
+use crate::pmem::Pmem;
+use crate::sb_field;
+use crate::types::Timestamp;
+
+impl<P: Pmem> Ext4<P> {
+    /// Runs one change. If it fails, the media and everything in memory are
+    /// as they were before.
+    pub(crate) fn run<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if !self.is_writable() {
+            return Err(Error::ReadOnly);
+        }
+        let before = self.vol;
+        match f(self) {
+            Ok(value) => {
+                self.commit()?;
+                Ok(value)
+            }
+            Err(e) => {
+                self.store.abort();
+                self.vol = before;
+                Err(e)
+            }
+        }
+    }
+
+    /// Ends the running transaction: the counts of the superblock, then all
+    /// changes to the media.
+    fn commit(&mut self) -> Result<()> {
+        let result = self.put_counts().and_then(|()| self.store.commit());
+        if result.is_err() {
+            // Part of it may be on the media: what is there must be checked
+            // before anyone writes again.
+            self.store.abort();
+            self.failed = true;
+        }
+        result
+    }
+
+    /// Changes a field of the superblock, its checksum with it.
+    pub(crate) fn put_sb(&mut self, off: usize, new: &[u8]) -> Result<()> {
+        let shift = self.geo.block_shift;
+        let block = SUPERBLOCK_OFFSET.wrapping_shr(shift);
+        let start = SUPERBLOCK_OFFSET as usize & self.geo.bs().saturating_sub(1);
+        let end = off.saturating_add(new.len());
+        let raw = self.sb.as_mut_bytes();
+        let Some(old) = raw.get_mut(off..end) else {
+            return Err(Error::Invalid);
+        };
+        if old == new {
+            return Ok(());
+        }
+        let sum_at = sb_field!(s_checksum);
+        let delta = crc32c_delta(old, new, sum_at.saturating_sub(end));
+        old.copy_from_slice(new);
+        self.store.put(block, start.saturating_add(off), new)?;
+        if self.geo.has_csum() {
+            let sum = self.sb.s_checksum.get() ^ delta;
+            self.sb.s_checksum.set(sum);
+            self.store
+                .put_u32(block, start.saturating_add(sum_at), sum)?;
+        }
+        Ok(())
+    }
+
+    fn put_counts(&mut self) -> Result<()> {
+        if !self.vol.dirty {
+            return Ok(());
+        }
+        let vol = self.vol;
+        self.put_sb(
+            sb_field!(s_free_blocks_count_lo),
+            &(vol.free_clusters as u32).to_le_bytes(),
+        )?;
+        if self.geo.incompat.contains(Incompat::BIT64) {
+            let high = (vol.free_clusters >> 32) as u32;
+            self.put_sb(sb_field!(s_free_blocks_count_hi), &high.to_le_bytes())?;
+        }
+        self.put_sb(
+            sb_field!(s_free_inodes_count),
+            &vol.free_inodes.to_le_bytes(),
+        )?;
+        self.put_sb(sb_field!(s_last_orphan), &vol.last_orphan.to_le_bytes())?;
+        self.vol.dirty = false;
+        Ok(())
+    }
+
+    fn put_sb_time(&mut self, lo: usize, hi: usize, t: Timestamp) -> Result<()> {
+        let secs = t.secs.max(0) as u64;
+        self.put_sb(lo, &(secs as u32).to_le_bytes())?;
+        self.put_sb(hi, &[(secs >> 32) as u8])
+    }
+
+    /// The first change of a writable mount: "mounted", then what the last
+    /// mount left to be deleted.
+    pub(crate) fn start_writing(&mut self) -> Result<()> {
+        if self.geo.incompat.contains(Incompat::RECOVER) {
+            return Err(Error::Unsupported {
+                feature: "needs_recovery",
+            });
+        }
+        let both = RoCompat::METADATA_CSUM.union(RoCompat::GDT_CSUM);
+        if self.geo.ro_compat.contains(both) {
+            return Err(Error::Unsupported {
+                feature: "metadata_csum together with uninit_bg",
+            });
+        }
+        let now = self.now();
+        let seed = (now.secs as u32) ^ now.nanos ^ self.sb.s_wtime.get();
+        self.alloc.start(self.geo.groups, seed);
+        self.was_clean = self.sb.s_state.get() & (STATE_VALID | STATE_ERROR) == STATE_VALID;
+        self.run(|fs| {
+            let state = fs.sb.s_state.get() & !STATE_VALID;
+            let mounts = fs.sb.s_mnt_count.get().saturating_add(1);
+            fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
+            fs.put_sb(sb_field!(s_mnt_count), &mounts.to_le_bytes())?;
+            fs.put_sb_time(sb_field!(s_mtime), sb_field!(s_mtime_hi), now)?;
+            fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)
+        })?;
+        self.recover_orphans()
+    }
+
+    /// Makes sure that everything done so far is durable. Every operation is
+    /// when it returns; this one also reaches what the platform holds back.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.is_writable() {
+            let now = self.now();
+            self.run(|fs| fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now))?;
+        }
+        self.store.pmem().fence();
+        self.store.pmem().drain();
+        Ok(())
+    }
+
+    /// Ends a mount and gives the media back. A writable file system is
+    /// marked clean, if it was when it was mounted.
+    pub fn unmount(mut self) -> Result<P> {
+        if self.options.writable {
+            if self.failed {
+                return Err(Error::ReadOnly);
+            }
+            let now = self.now();
+            self.run(|fs| {
+                fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)?;
+                if fs.was_clean {
+                    let state = fs.sb.s_state.get() | STATE_VALID;
+                    fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
+                }
+                Ok(())
+            })?;
+            self.store.pmem().drain();
+        }
+        Ok(self.store.into_pmem().into_inner())
+    }
+}
