@@ -73,7 +73,7 @@ unsafe extern "C" fn start() -> ! {
 /// Both point to contexts; `to` was made by [`Context::new`] or by a switch
 /// away, is not running, and its stack is mapped.
 #[unsafe(naked)]
-unsafe extern "C" fn switch_raw(from: *mut Context, to: *const Context) {
+pub(super) unsafe extern "C" fn switch_raw(from: *mut Context, to: *const Context) {
     naked_asm!(
         "push rbp",
         "push rbx",

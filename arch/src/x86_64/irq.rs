@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::port::Port;
 
 use super::pure::madt::{Madt, Nmi};
-use super::{cpu, ioapic, lapic, time, vector};
+use super::{cpu, ioapic, lapic, percpu, time, vector};
 pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
 use crate::trap::{Ipi, Irq, hooks};
@@ -155,6 +155,8 @@ pub(super) fn dispatch(vector: u8) {
         }
         _ => {
             lapic::eoi();
+            let messages = &percpu::this().messages;
+            messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             let number = vector - vector::IPI;
             match Ipi::ALL.into_iter().find(|i| *i as u8 == number) {
                 Some(ipi) => Irq::Ipi(ipi),

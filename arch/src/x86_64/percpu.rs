@@ -65,6 +65,8 @@ pub struct PerCpu {
     pub period_ns: AtomicU64,
     /// Breakpoints to pass over (self-tests). As above.
     pub breakpoints_expected: AtomicU64,
+    /// Messages that arrived. As above.
+    pub messages: AtomicU64,
     gdt: UnsafeCell<GlobalDescriptorTable>,
     tss: UnsafeCell<TaskStateSegment>,
 }
@@ -83,6 +85,7 @@ impl PerCpu {
             deadline_ns: AtomicU64::new(u64::MAX),
             period_ns: AtomicU64::new(0),
             breakpoints_expected: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
             gdt: UnsafeCell::new(GlobalDescriptorTable::new()),
             tss: UnsafeCell::new(TaskStateSegment::new()),
         }

@@ -2,18 +2,20 @@
 //!
 //! Run with interrupts enabled, by a thread that may be switched away.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{cache, cpu, paging, percpu, time, trap};
+use super::{cache, context, cpu, irq, paging, percpu, time, trap};
 use crate::addr::{PageSize, PhysAddr, VirtAddr};
 use crate::layout;
 use crate::table::{PageTable, RawTable, TableMemory};
+use crate::trap::Ipi;
 use crate::{Selftest, platform::Method};
 
 /// The list, for the kernel's registry.
 pub const SELFTESTS: &[Selftest] = &[
     ("clock-monotone", clock_monotone),
     ("exception-caught", exception_caught),
+    ("exception-keeps-registers", exception_keeps_registers),
     ("null-page-unmapped", null_page_unmapped),
     ("tables-walk", tables_walk),
     ("text-read-only", text_read_only),
@@ -21,6 +23,8 @@ pub const SELFTESTS: &[Selftest] = &[
     ("copies", copies),
     ("wide-copies", wide_copies),
     ("local-pointer", local_pointer),
+    ("context-keeps-registers", contexts),
+    ("message-to-self", message_to_self),
 ];
 
 type Outcome = Result<(), &'static str>;
@@ -53,6 +57,67 @@ fn exception_caught() -> Outcome {
         Ok(())
     } else {
         Err("the breakpoint was not delivered")
+    }
+}
+
+fn exception_keeps_registers() -> Outcome {
+    let enabled = cpu::irqs_disable();
+    percpu::this()
+        .breakpoints_expected
+        .store(1, Ordering::Relaxed);
+    let sum: u64;
+    // One bit in each register, and the carry; whatever is lost is missing
+    // from the sum.
+    // SAFETY: the handler passes over this breakpoint; RBX and RBP are put
+    // back, the rest is named as changed.
+    unsafe {
+        core::arch::asm!(
+            "push rbx",
+            "push rbp",
+            "mov eax, 0x1",
+            "mov ebx, 0x2",
+            "mov ecx, 0x4",
+            "mov edx, 0x8",
+            "mov esi, 0x10",
+            "mov edi, 0x20",
+            "mov ebp, 0x40",
+            "mov r8d, 0x80",
+            "mov r9d, 0x100",
+            "mov r10d, 0x200",
+            "mov r11d, 0x400",
+            "mov r12d, 0x800",
+            "mov r13d, 0x1000",
+            "mov r14d, 0x2000",
+            "mov r15d, 0x4000",
+            "stc",
+            "int3",
+            "adc rax, rbx",
+            "add rax, rcx",
+            "add rax, rdx",
+            "add rax, rsi",
+            "add rax, rdi",
+            "add rax, rbp",
+            "add rax, r8",
+            "add rax, r9",
+            "add rax, r10",
+            "add rax, r11",
+            "add rax, r12",
+            "add rax, r13",
+            "add rax, r14",
+            "add rax, r15",
+            "pop rbp",
+            "pop rbx",
+            out("rax") sum,
+            out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+        );
+    }
+    cpu::irqs_restore(enabled);
+    if sum == 0x8000 {
+        Ok(())
+    } else {
+        Err("a register or a flag was lost in an exception")
     }
 }
 
@@ -249,4 +314,103 @@ fn local_pointer() -> Outcome {
     } else {
         Err("GS does not point to this CPU's block")
     }
+}
+
+static VISITS: AtomicU64 = AtomicU64::new(0);
+
+/// Two contexts that hand over to each other.
+struct Pair {
+    main: context::Context,
+    other: context::Context,
+}
+
+extern "C" fn visitor(pair: usize) -> ! {
+    let pair = pair as *mut Pair;
+    loop {
+        VISITS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: `contexts` keeps the pair alive and runs only while this
+        // context does not.
+        unsafe { context::switch(&raw mut (*pair).other, &raw const (*pair).main) };
+    }
+}
+
+fn contexts() -> Outcome {
+    #[repr(align(16))]
+    struct Stack([u8; 4096]);
+    let mut stack = Stack([0; 4096]);
+    let top = VirtAddr::from_ptr(&raw const stack.0) + 4096;
+    let mut pair = Pair {
+        main: context::Context::empty(),
+        other: context::Context::empty(),
+    };
+    let pair = &raw mut pair;
+    // SAFETY: the stack is this function's and outlives the visits.
+    unsafe { (*pair).other = context::Context::new(top, visitor, pair as usize) };
+    core::hint::black_box(&mut stack);
+    let before = VISITS.load(Ordering::Relaxed);
+    let mut kept = true;
+    // The other context is no thread: nobody else may be switched to.
+    let enabled = cpu::irqs_disable();
+    for n in 1..=100u64 {
+        let sum: u64;
+        // SAFETY: a call of the switch as the ABI has it, with marks in the
+        // registers that must survive it.
+        unsafe {
+            core::arch::asm!(
+                "push rbx",
+                "push rbp",
+                "mov rbx, {n}",
+                "mov rbp, {n}",
+                "mov r13, {n}",
+                "mov r14, {n}",
+                "mov r15, {n}",
+                "call {switch}",
+                "lea rax, [rbx + rbp]",
+                "add rax, r13",
+                "add rax, r14",
+                "add rax, r15",
+                "pop rbp",
+                "pop rbx",
+                n = in(reg) n,
+                switch = sym context::switch_raw,
+                in("rdi") &raw mut (*pair).main,
+                in("rsi") &raw const (*pair).other,
+                lateout("rax") sum,
+                out("r13") _, out("r14") _, out("r15") _,
+                clobber_abi("C"),
+            );
+        }
+        kept &= sum == 5 * n;
+    }
+    cpu::irqs_restore(enabled);
+    if !kept {
+        return Err("a register was lost across a switch");
+    }
+    // Other runs of this test may count at the same time.
+    if VISITS.load(Ordering::Relaxed) < before + 100 {
+        return Err("the other context did not run each time");
+    }
+    Ok(())
+}
+
+/// Sends this CPU a message and sees it taken.
+fn message_to_self() -> Outcome {
+    if !cpu::irqs_enabled() {
+        return Err("interrupts are off");
+    }
+    // The thread may move meanwhile: the CPU is named once and asked by its
+    // own block.
+    let enabled = cpu::irqs_disable();
+    let this = percpu::this();
+    let before = this.messages.load(Ordering::Relaxed);
+    irq::send_ipi(cpu::hardware_id(), Ipi::Reschedule);
+    cpu::irqs_restore(enabled);
+    let deadline = time::now_ns() + 1_000_000_000;
+    while this.messages.load(Ordering::Relaxed) == before {
+        if time::now_ns() > deadline {
+            return Err("the message did not arrive");
+        }
+        cpu::relax();
+    }
+    Ok(())
 }
