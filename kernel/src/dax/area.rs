@@ -12,6 +12,10 @@ use quire_arch::{PageSize, VirtAddr};
 
 const GUARD: u64 = 4096;
 
+/// Bytes of the area that mappings take; the rest, at its end, is left to the
+/// tests of page faults in [`crate::mm`].
+pub const LEN: u64 = MAPPINGS_LEN - PageSize::Size1G.bytes();
+
 /// Ranges in use, by start.
 static USED: SpinLock<BTreeMap<u64, u64>> = SpinLock::new(BTreeMap::new());
 
@@ -33,12 +37,12 @@ fn leaf_for(offset: u64, len: u64) -> u64 {
 /// Takes `len` bytes of address space whose place within a large leaf is that
 /// of `offset` in the file.
 pub fn allocate(offset: u64, len: u64) -> Result<VirtAddr> {
-    if len == 0 || len > MAPPINGS_LEN || offset.checked_add(len).is_none() {
+    if len == 0 || len > LEN || offset.checked_add(len).is_none() {
         return Err(Error::invalid("length of a mapping"));
     }
     let align = leaf_for(offset, len);
     let colour = offset % align;
-    let end = MAPPINGS.as_u64() + MAPPINGS_LEN;
+    let end = MAPPINGS.as_u64() + LEN;
     let fit = |from: u64| -> Option<u64> {
         // The first address at or above `from` of that colour.
         let base = from.checked_sub(colour)?.checked_next_multiple_of(align)?;

@@ -45,7 +45,7 @@ pub use stat::{Fallback, Stat, stat};
 use crate::memmap;
 use crate::mm::fault::{self, FaultHandler};
 use alloc::sync::Arc;
-use quire_arch::layout::{MAPPINGS, MAPPINGS_LEN};
+use quire_arch::layout::MAPPINGS;
 use quire_arch::trap::{Access, Fault, FaultOutcome};
 
 /// A page of a file in use by something other than a mapping, until dropped.
@@ -94,8 +94,8 @@ impl FaultHandler for Handler {
     }
 }
 
-/// Takes over the faults of the MAPPINGS area. Once, at start.
+/// Takes over the faults of the part of the MAPPINGS area that mappings use. Once, at start.
 pub fn init() {
-    let registered = fault::register(MAPPINGS..MAPPINGS + MAPPINGS_LEN, &Handler);
+    let registered = fault::register(MAPPINGS..MAPPINGS + area::LEN, &Handler);
     assert!(registered, "no room for the handler of mapping faults");
 }

@@ -16,6 +16,7 @@ use crate::selftest::Test;
 use crate::sync::{Mutex, SpinLock};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -837,8 +838,7 @@ fn random_use_against_a_model() -> Outcome {
     let rig = Rig::new(BLOCKS)?;
     let mapping = rig.map(Perms::ReadWrite)?;
     let other = text(map(&rig.file, 4096, 600 << 12, Perms::Read))?;
-    let mut model: Vec<u8> = Vec::new();
-    model.resize(BLOCKS as usize, 0);
+    let mut model = vec![0u8; BLOCKS as usize];
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move |n: u64| {
         seed ^= seed << 13;
