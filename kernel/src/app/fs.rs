@@ -19,6 +19,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+pub use crate::dax::{Mapping, Perms};
 use crate::error::Result;
 use crate::sync::Once;
 use crate::vfs::Namespaces;

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use quire_fs::Pmem;
 
 use crate::error::{Error, Result};
+use crate::memmap::Pgmap;
 use crate::pmem;
 
 use super::Mutex;
@@ -33,6 +34,11 @@ pub trait Devices: Send + Sync {
     /// [`super::Vfs::claim_device`].
     /// `user` says what it is used for, for those who find it taken.
     fn open(&self, name: &str, writable: bool, user: &str) -> Result<Arc<dyn Pmem + Send + Sync>>;
+    /// The descriptors of its memory, where files on it can be mapped.
+    fn pgmap(&self, name: &str) -> Option<Arc<Pgmap>> {
+        let _ = name;
+        None
+    }
 }
 
 /// The kernel's devices: the namespaces of persistent memory.
@@ -52,6 +58,10 @@ impl Devices for Namespaces {
     fn open(&self, name: &str, writable: bool, user: &str) -> Result<Arc<dyn Pmem + Send + Sync>> {
         let claim = pmem::find(name)?.claim(user, writable)?;
         Ok(Arc::new(claim.pmem()))
+    }
+
+    fn pgmap(&self, name: &str) -> Option<Arc<Pgmap>> {
+        Some(pmem::find(name).ok()?.pgmap().clone())
     }
 }
 

@@ -11,15 +11,23 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use quire_arch::layout::{MAPPINGS, MAPPINGS_LEN};
-use quire_fs::{Error as FsError, Ext4, FileType, MediaError, MountOptions, Pmem, Timestamp};
+use quire_fs::{
+    DeviceNumber, Error as FsError, Ext4, Fallocate, FileBlock, FileType, LayoutLease, Mapping,
+    MediaError, MountOptions, Pmem, Release, Timestamp,
+};
 
+use crate::dax::{self, ExtentKind};
 use crate::error::{Error, Result};
+use crate::memmap::Pgmap;
 
+use super::file::Node;
+use super::lease::{Lease, MappedFiles};
 use super::{
-    Allocate, FileKind, FileSystem, Ino, Metadata, NewNode, RawEntry, RwLock, SetAttributes,
-    StatFs, Time, WriteAt, XattrMode,
+    Allocate, FileKind, FileSystem, Ino, Metadata, NewKind, NewNode, RawEntry, RwLock,
+    SetAttributes, StatFs, Time, WriteAt, XattrMode,
 };
 
 impl From<MediaError> for Error {
@@ -74,11 +82,18 @@ impl From<FsError> for Error {
 /// A device's memory, shared with whoever else needs it.
 pub type SharedPmem = Arc<dyn Pmem + Send + Sync>;
 
-/// A mounted ext4.
-pub struct Ext4Fs {
+/// A mounted ext4: what its trait object and the files that DAX has share.
+pub(super) struct Shared {
     /// Empty once it has been unmounted.
     fs: RwLock<Option<Ext4<SharedPmem>>>,
+    pub(super) device_name: String,
+    /// Where its files can be mapped from; an image file's cannot.
+    device: Option<Arc<dax::Device>>,
+    pub(super) files: MappedFiles,
 }
+
+/// A mounted ext4.
+pub struct Ext4Fs(Arc<Shared>);
 
 fn now() -> Timestamp {
     let now = super::wall_clock();
@@ -134,21 +149,145 @@ fn is_mapped(start: *const u8, len: usize) -> bool {
 
 /// The most that passes through a buffer of ours at once.
 const BOUNCE: usize = 64 * 1024;
+/// The most that is written under one hold of the lock.
+const WRITE_PART: usize = 8 << 20;
 
-impl Ext4Fs {
-    /// Mounts what a device's memory holds.
-    pub fn mount(pmem: SharedPmem, writable: bool) -> Result<Box<dyn FileSystem>> {
-        let fs = Ext4::mount(pmem, MountOptions { writable, now })?;
-        Ok(Box::new(Ext4Fs {
-            fs: RwLock::new(Some(fs)),
-        }))
-    }
+/// What DAX calls a block.
+const DAX_BLOCK: u64 = 4096;
 
+fn file_block(block: u64) -> Result<u32> {
+    u32::try_from(block).map_err(|_| Error::TooBig)
+}
+
+impl Shared {
     fn read<T>(&self, f: impl FnOnce(&Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
         match &*self.fs.read() {
             Some(fs) => f(fs),
-            None => Err(Error::not_found("the file system (it was unmounted)")),
+            None => Err(unmounted()),
         }
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
+        match &mut *self.fs.write() {
+            Some(fs) => f(fs),
+            None => Err(unmounted()),
+        }
+    }
+
+    pub(super) fn size(&self, ino: quire_fs::Ino) -> Result<u64> {
+        self.read(|fs| Ok(fs.stat(ino)?.size))
+    }
+
+    pub(super) fn extent(&self, ino: quire_fs::Ino, block: u64, count: u64) -> Result<dax::Extent> {
+        let block = file_block(block)?;
+        let mapping = self.read(|fs| Ok(fs.extent(ino, FileBlock(block))?))?;
+        let kind = match mapping {
+            Mapping::Hole { .. } => ExtentKind::Hole,
+            Mapping::Unwritten { .. } => ExtentKind::Unwritten,
+            Mapping::Mapped { block, .. } => ExtentKind::Mapped {
+                offset: block.0.checked_mul(DAX_BLOCK).ok_or(Error::TooBig)?,
+            },
+        };
+        let len = u64::from(mapping.len()).min(count).max(1);
+        Ok(dax::Extent { len, kind })
+    }
+
+    pub(super) fn allocate(
+        &self,
+        ino: quire_fs::Ino,
+        block: u64,
+        count: u64,
+    ) -> Result<dax::Extent> {
+        let first = file_block(block)?;
+        self.write(|fs| {
+            let end = fs.stat(ino)?.size.div_ceil(DAX_BLOCK);
+            let last = file_block(block.saturating_add(count).min(end))?;
+            match fs.allocate(ino, first..last) {
+                // There may still be room for what is needed now.
+                Err(FsError::NoSpace) if last > first + 1 => {
+                    Ok(fs.allocate(ino, first..first + 1)?)
+                }
+                result => Ok(result?),
+            }
+        })?;
+        self.extent(ino, block, count)
+    }
+
+    /// Stores through a mapping change a file's time, to the second: once a
+    /// second is enough to tell, and cheap.
+    pub(super) fn dirtied(&self, ino: quire_fs::Ino) {
+        let now = now();
+        let fresh = self.read(|fs| Ok(fs.stat(ino)?.mtime.secs == now.secs));
+        if matches!(fresh, Ok(false))
+            && let Err(error) = self.write(|fs| Ok(fs.utimens(ino, None, Some(now))?))
+        {
+            log::warn!("{}: inode {ino}: time not set: {error}", self.device_name);
+        }
+    }
+
+    /// Proof that blocks of a file may be freed or moved: the one place where
+    /// the tree asks DAX.
+    fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
+        self.files.lease(ino, blocks)
+    }
+}
+
+fn unmounted() -> Error {
+    Error::not_found("the file system (it was unmounted)")
+}
+
+/// A lease for calls that free nothing.
+struct NoBlocks;
+
+// SAFETY: it covers nothing.
+unsafe impl LayoutLease for NoBlocks {
+    fn covers(&self, _: quire_fs::Ino, _: Range<u64>) -> bool {
+        false
+    }
+}
+
+impl Ext4Fs {
+    /// Mounts what a device's memory holds. With the memory's descriptors, its
+    /// files can be mapped.
+    pub fn mount(
+        device: &str,
+        pmem: SharedPmem,
+        pgmap: Option<Arc<Pgmap>>,
+        writable: bool,
+    ) -> Result<Box<dyn FileSystem>> {
+        let device_memory = pgmap.map(|pgmap| dax::Device::new(pgmap, pmem.clone()));
+        let fs = Ext4::mount(pmem, MountOptions { writable, now })?;
+        Ok(Box::new(Ext4Fs(Arc::new(Shared {
+            fs: RwLock::new(Some(fs)),
+            device_name: String::from(device),
+            device: device_memory,
+            files: MappedFiles::default(),
+        }))))
+    }
+
+    /// Writes what does not lie in a mapped file.
+    fn write_plain(&self, ino: quire_fs::Ino, at: WriteAt, data: &[u8]) -> Result<(u64, usize)> {
+        // Zero pages that mappings of the file show for holes must give way
+        // to the data, and none may come back meanwhile.
+        let live = self.0.files.live(ino);
+        let guard = match (&live, at) {
+            (Some(file), WriteAt::Offset(offset)) => {
+                let end = offset.saturating_add(data.len() as u64).div_ceil(DAX_BLOCK);
+                Some(file.before_write(offset / DAX_BLOCK..end))
+            }
+            (Some(file), WriteAt::End) => Some(file.before_write(0..u64::MAX)),
+            (None, _) => None,
+        };
+        let result = self.0.write(|fs| {
+            let start = match at {
+                WriteAt::Offset(offset) => offset,
+                WriteAt::End => fs.stat(ino)?.size,
+            };
+            let count = fs.write(ino, start, data)?;
+            Ok((start.saturating_add(count as u64), count))
+        });
+        drop(guard);
+        result
     }
 }
 
@@ -162,11 +301,12 @@ impl FileSystem for Ext4Fs {
     }
 
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        self.read(|fs| Ok(fs.lookup(number(dir)?, name).map_err(named(name))?.0.into()))
+        self.0
+            .read(|fs| Ok(fs.lookup(number(dir)?, name).map_err(named(name))?.0.into()))
     }
 
     fn metadata(&self, ino: Ino) -> Result<Metadata> {
-        self.read(|fs| {
+        self.0.read(|fs| {
             let stat = fs.stat(number(ino)?)?;
             Ok(Metadata {
                 ino,
@@ -188,11 +328,11 @@ impl FileSystem for Ext4Fs {
     }
 
     fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.read(|fs| Ok(fs.readlink(number(ino)?)?))
+        self.0.read(|fs| Ok(fs.readlink(number(ino)?)?))
     }
 
     fn read_dir(&self, dir: Ino, from: u64, each: &mut dyn FnMut(RawEntry) -> bool) -> Result<()> {
-        self.read(|fs| {
+        self.0.read(|fs| {
             fs.readdir(number(dir)?, from, &mut |entry| {
                 if matches!(entry.name, b"." | b"..") {
                     return true;
@@ -211,14 +351,14 @@ impl FileSystem for Ext4Fs {
     fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let ino = number(ino)?;
         if !is_mapped(buffer.as_ptr(), buffer.len()) {
-            return self.read(|fs| Ok(fs.read(ino, offset, buffer)?));
+            return self.0.read(|fs| Ok(fs.read(ino, offset, buffer)?));
         }
         let mut own = alloc::vec![0; buffer.len().min(BOUNCE)];
         let mut done = 0;
         while done < buffer.len() {
             let part = (buffer.len() - done).min(BOUNCE);
             let at = offset.checked_add(done as u64).ok_or(Error::TooBig)?;
-            let count = self.read(|fs| Ok(fs.read(ino, at, &mut own[..part])?))?;
+            let count = self.0.read(|fs| Ok(fs.read(ino, at, &mut own[..part])?))?;
             if count == 0 {
                 break;
             }
@@ -228,60 +368,209 @@ impl FileSystem for Ext4Fs {
         Ok(done)
     }
 
-    fn write_at(&self, _: Ino, _: WriteAt, _: &[u8], _: Time) -> Result<(u64, usize)> {
-        Err(Error::ReadOnly)
+    fn write_at(&self, ino: Ino, at: WriteAt, data: &[u8], _: Time) -> Result<(u64, usize)> {
+        let ino = number(ino)?;
+        let bounce = is_mapped(data.as_ptr(), data.len());
+        let part = if bounce { BOUNCE } else { WRITE_PART };
+        if data.len() <= part && !bounce {
+            return self.write_plain(ino, at, data);
+        }
+        let (mut at, mut done, mut end) = (at, 0, None);
+        for chunk in data.chunks(part) {
+            let own: Vec<u8>;
+            let chunk = if bounce {
+                own = chunk.to_vec();
+                &own[..]
+            } else {
+                chunk
+            };
+            match self.write_plain(ino, at, chunk) {
+                Ok((after, count)) => {
+                    done += count;
+                    end = Some(after);
+                    at = WriteAt::Offset(after);
+                    if count < chunk.len() {
+                        break;
+                    }
+                }
+                // What was written was written.
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        match (end, at) {
+            (Some(end), _) | (None, WriteAt::Offset(end)) => Ok((end, done)),
+            (None, WriteAt::End) => Ok((self.0.size(ino)?, 0)),
+        }
     }
 
-    fn create(&self, _: Ino, _: &[u8], _: &NewNode) -> Result<Ino> {
-        Err(Error::ReadOnly)
+    fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino> {
+        let dir = number(dir)?;
+        // Twelve bits.
+        let mode = (node.mode & 0o7777) as u16;
+        let ino = self.0.write(|fs| {
+            let made = match node.kind {
+                NewKind::File => fs.create(dir, name, mode, 0, 0),
+                NewKind::Dir => fs.mkdir(dir, name, mode, 0, 0),
+                NewKind::Symlink(target) => fs.symlink(dir, name, target, 0, 0),
+                NewKind::Special(kind, (major, minor)) => {
+                    let mode = special(kind)?.mode_bits() | mode;
+                    fs.mknod(dir, name, mode, DeviceNumber { major, minor }, 0, 0)
+                }
+            };
+            made.map_err(named(name))
+        })?;
+        Ok(ino.0.into())
     }
 
-    fn link(&self, _: Ino, _: Ino, _: &[u8], _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn link(&self, ino: Ino, dir: Ino, name: &[u8], _: Time) -> Result<()> {
+        let (ino, dir) = (number(ino)?, number(dir)?);
+        self.0.write(|fs| match fs.link(ino, dir, name) {
+            Err(FsError::IsDir) => Err(Error::NotPermitted {
+                why: "a directory has one name only: use a symbolic link".into(),
+            }),
+            result => result.map_err(named(name)),
+        })
     }
 
-    fn unlink(&self, _: Ino, _: &[u8], _: bool, _: Time) -> Result<Option<Ino>> {
-        Err(Error::ReadOnly)
+    fn unlink(&self, dir: Ino, name: &[u8], keep: bool, _: Time) -> Result<Option<Ino>> {
+        let dir = number(dir)?;
+        let (ino, left) = if keep {
+            self.0
+                .write(|fs| fs.unlink(dir, name, Release::Later).map_err(named(name)))?
+        } else {
+            // Nobody has it open, so nothing of it is mapped; the lease is
+            // what proves that to the file system.
+            let ino = self
+                .0
+                .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
+            let lease = self.0.layout_lease(ino, 0..u64::MAX)?;
+            let release = Release::Now(lease.as_layout());
+            self.0
+                .write(|fs| fs.unlink(dir, name, release).map_err(named(name)))?
+        };
+        Ok((keep && left == 0).then_some(ino.0.into()))
     }
 
-    fn rmdir(&self, _: Ino, _: &[u8], _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn rmdir(&self, dir: Ino, name: &[u8], _: Time) -> Result<()> {
+        let dir = number(dir)?;
+        self.0.write(|fs| fs.rmdir(dir, name).map_err(named(name)))
     }
 
-    fn rename(&self, _: (Ino, &[u8]), _: (Ino, &[u8]), _: bool, _: Time) -> Result<Option<Ino>> {
-        Err(Error::ReadOnly)
+    fn rename(
+        &self,
+        (from_dir, from): (Ino, &[u8]),
+        (to_dir, to): (Ino, &[u8]),
+        keep: bool,
+        _: Time,
+    ) -> Result<Option<Ino>> {
+        let (from_dir, to_dir) = (number(from_dir)?, number(to_dir)?);
+        let replaced = match self.0.read(|fs| Ok(fs.lookup(to_dir, to)?)) {
+            Ok(ino) if !keep => Some(self.0.layout_lease(ino, 0..u64::MAX)?),
+            _ => None,
+        };
+        let release = match &replaced {
+            Some(lease) => Release::Now(lease.as_layout()),
+            None => Release::Later,
+        };
+        let gone = self.0.write(|fs| {
+            fs.rename(from_dir, from, to_dir, to, release)
+                .map_err(named(from))
+        })?;
+        Ok(match gone {
+            Some((ino, 0)) if keep => Some(ino.0.into()),
+            _ => None,
+        })
     }
 
-    fn evict(&self, _: Ino) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn evict(&self, ino: Ino) -> Result<()> {
+        let ino = number(ino)?;
+        let lease = self.0.layout_lease(ino, 0..u64::MAX)?;
+        self.0.write(|fs| Ok(fs.evict(ino, lease.as_layout())?))
     }
 
-    fn truncate(&self, _: Ino, _: u64, _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn truncate(&self, ino: Ino, size: u64, _: Time) -> Result<()> {
+        let ino = number(ino)?;
+        let block_size = self.0.read(|fs| Ok(u64::from(fs.block_size())))?;
+        if size >= self.0.size(ino)? {
+            return self.0.write(|fs| Ok(fs.truncate(ino, size, &NoBlocks)?));
+        }
+        let lease = self
+            .0
+            .layout_lease(ino, size.div_ceil(block_size)..u64::MAX)?;
+        self.0
+            .write(|fs| Ok(fs.truncate(ino, size, lease.as_layout())?))
     }
 
-    fn allocate(&self, _: Ino, _: Allocate, _: u64, _: u64, _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn allocate(&self, ino: Ino, how: Allocate, offset: u64, len: u64, _: Time) -> Result<()> {
+        let ino = number(ino)?;
+        let end = offset.checked_add(len).ok_or(Error::TooBig)?;
+        let mode = match how {
+            Allocate::Extend => Fallocate::Allocate,
+            Allocate::KeepSize => Fallocate::KeepSize,
+            Allocate::Punch => {
+                let block_size = self.0.read(|fs| Ok(u64::from(fs.block_size())))?;
+                let (first, last) = (offset.div_ceil(block_size), end / block_size);
+                let lease = self.0.layout_lease(ino, first..last.max(first))?;
+                let lease = lease.as_layout();
+                return self.0.write(|fs| {
+                    Ok(fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?)
+                });
+            }
+        };
+        self.0
+            .write(|fs| Ok(fs.fallocate(ino, mode, offset, len, &NoBlocks)?))
     }
 
-    fn set_attributes(&self, _: Ino, _: &SetAttributes, _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn set_attributes(&self, ino: Ino, set: &SetAttributes, _: Time) -> Result<()> {
+        let ino = number(ino)?;
+        let stamp = |time: Time| Timestamp {
+            secs: time.seconds,
+            nanos: time.nanoseconds,
+        };
+        self.0.write(|fs| {
+            if let Some(mode) = set.mode {
+                fs.chmod(ino, (mode & 0o7777) as u16)?;
+            }
+            if set.uid.is_some() || set.gid.is_some() {
+                fs.chown(ino, set.uid, set.gid)?;
+            }
+            if set.accessed.is_some() || set.modified.is_some() {
+                fs.utimens(ino, set.accessed.map(stamp), set.modified.map(stamp))?;
+            }
+            Ok(())
+        })
     }
 
     fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.read(|fs| fs.getxattr(number(ino)?, name).map_err(named(name)))
+        self.0
+            .read(|fs| fs.getxattr(number(ino)?, name).map_err(named(name)))
     }
 
-    fn set_xattr(&self, _: Ino, _: &[u8], _: &[u8], _: XattrMode, _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        _: Time,
+    ) -> Result<()> {
+        let ino = number(ino)?;
+        let (create, replace) = (mode == XattrMode::Create, mode == XattrMode::Replace);
+        self.0.write(|fs| {
+            fs.setxattr(ino, name, value, create, replace)
+                .map_err(named(name))
+        })
     }
 
-    fn remove_xattr(&self, _: Ino, _: &[u8], _: Time) -> Result<()> {
-        Err(Error::ReadOnly)
+    fn remove_xattr(&self, ino: Ino, name: &[u8], _: Time) -> Result<()> {
+        let ino = number(ino)?;
+        self.0
+            .write(|fs| fs.removexattr(ino, name).map_err(named(name)))
     }
 
     fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.read(|fs| {
+        self.0.read(|fs| {
             let mut names = Vec::new();
             fs.listxattr(number(ino)?, &mut |name| names.push(name.to_vec()))?;
             Ok(names)
@@ -289,7 +578,7 @@ impl FileSystem for Ext4Fs {
     }
 
     fn statfs(&self) -> Result<StatFs> {
-        self.read(|fs| {
+        self.0.read(|fs| {
             let stat = fs.statfs();
             let label = stat
                 .label
@@ -309,16 +598,53 @@ impl FileSystem for Ext4Fs {
         })
     }
 
-    fn sync_inode(&self, _: Ino) -> Result<()> {
-        Ok(())
+    fn sync_inode(&self, ino: Ino) -> Result<()> {
+        if let Some(file) = self.0.files.live(number(ino)?) {
+            file.sync(0..u64::MAX)?;
+        }
+        // Data and metadata are durable when a call returns; what the platform
+        // holds beyond that is pushed on by this.
+        self.0.write(|fs| Ok(fs.sync()?))
     }
 
     fn sync(&self) -> Result<()> {
-        Ok(())
+        for file in self.0.files.all() {
+            file.sync(0..u64::MAX)?;
+        }
+        self.0.write(|fs| Ok(fs.sync()?))
     }
 
     fn unmount(&self) -> Result<()> {
-        self.fs.write().take();
-        Ok(())
+        match self.0.fs.write().take() {
+            Some(fs) if fs.is_writable() => fs.unmount().map(|_| ()).map_err(Error::from),
+            _ => Ok(()),
+        }
+    }
+
+    fn dax_file(&self, node: Node) -> Result<Arc<dax::File>> {
+        let Some(device) = &self.0.device else {
+            return Err(Error::unsupported("mapping files of this device"));
+        };
+        let ino = number(node.ino())?;
+        let (stat, block_size) = self.0.read(|fs| Ok((fs.stat(ino)?, fs.block_size())))?;
+        if u64::from(block_size) != DAX_BLOCK {
+            return Err(Error::unsupported("mapping files with blocks under 4 KiB"));
+        }
+        if stat.is_inline() {
+            return Err(Error::unsupported(
+                "mapping a file whose data is in its inode",
+            ));
+        }
+        Ok(self.0.files.get(&self.0, device, ino, node))
+    }
+}
+
+fn special(kind: FileKind) -> Result<FileType> {
+    match kind {
+        FileKind::CharDevice => Ok(FileType::CharDevice),
+        FileKind::BlockDevice => Ok(FileType::BlockDevice),
+        FileKind::Fifo => Ok(FileType::Fifo),
+        FileKind::Socket => Ok(FileType::Socket),
+        _ => Err(Error::invalid("not a special file's kind")),
     }
 }

@@ -1,8 +1,11 @@
 //! What somebody holds: inodes, open files, directories being read.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
+use crate::dax::{self, Mapping, Perms};
 use crate::error::{Error, Result};
 
 use super::walk::Place;
@@ -116,6 +119,17 @@ impl Node {
     /// All extended attributes' names.
     pub fn list_xattrs(&self) -> Result<Vec<Vec<u8>>> {
         self.fs().list_xattrs(self.ino())
+    }
+
+    /// DAX's view of a regular file, for mapping it and looking at its folios.
+    pub fn dax_file(&self) -> Result<Arc<dax::File>> {
+        match self.metadata()?.kind {
+            FileKind::File => self
+                .fs()
+                .dax_file(Node::pin(self.place.clone(), self.clock)),
+            FileKind::Dir => Err(Error::IsDir),
+            _ => Err(Error::invalid("not a regular file")),
+        }
     }
 
     /// Makes it durable.
@@ -399,6 +413,18 @@ impl File {
     pub fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         self.check_write()?;
         self.node.allocate(how, offset, len)
+    }
+
+    /// Maps a part of the file: its own memory appears in the address space,
+    /// with no copy anywhere. The range begins at a multiple of 4096.
+    pub fn map(&self, range: Range<u64>, perms: Perms) -> Result<Mapping> {
+        self.check_read()?;
+        if perms == Perms::ReadWrite {
+            self.check_write()?;
+        }
+        let len = range.end.checked_sub(range.start).filter(|&len| len > 0);
+        let len = len.ok_or_else(|| Error::invalid("a range of no bytes"))?;
+        dax::map(&self.node.dax_file()?, range.start, len, perms)
     }
 
     /// Makes content and metadata durable.

@@ -22,13 +22,16 @@
 //! * Names are bytes. The only ones that mean anything are `/`, NUL, `.`, `..`.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::error::Result;
+use crate::dax;
+use crate::error::{Error, Result};
 
 pub mod devices;
 pub mod ext4;
 pub mod file;
+mod lease;
 pub mod ramfs;
 pub mod tree;
 mod walk;
@@ -344,4 +347,10 @@ pub trait FileSystem: Send + Sync {
     fn sync(&self) -> Result<()>;
     /// Ends its use: everything durable and marked clean.
     fn unmount(&self) -> Result<()>;
+    /// DAX's view of the file that a node holds, for mapping it. It keeps the
+    /// node for as long as it lives.
+    fn dax_file(&self, node: Node) -> Result<Arc<dax::File>> {
+        let _ = node;
+        Err(Error::unsupported("mapping files of this file system"))
+    }
 }

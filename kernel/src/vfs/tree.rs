@@ -254,10 +254,9 @@ impl Vfs {
             Box::new(RamFs::new(self.now()))
         } else {
             table.check_free(device, writable)?;
-            {
-                let user = alloc::format!("mounted at {}", String::from_utf8_lossy(&canonical));
-                Ext4Fs::mount(self.devices.open(device, writable, &user)?, writable)?
-            }
+            let user = alloc::format!("mounted at {}", String::from_utf8_lossy(&canonical));
+            let pmem = self.devices.open(device, writable, &user)?;
+            Ext4Fs::mount(device, pmem, self.devices.pgmap(device), writable)?
         };
         let id = table.next_id;
         table.next_id += 1;
