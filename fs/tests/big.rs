@@ -1,0 +1,248 @@
+//! Large directories, fragmented files, large extents.
+
+mod common;
+
+use common::{Rng, content, fsck, mkfs, mount, mount_rw, walk};
+use quire_fs::disk::inode::InodeFlags;
+use quire_fs::{Error, Fallocate, FileBlock, Mapping, NoMappings, Release};
+
+#[test]
+fn directories_grow_and_shrink() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (name, opts, count) in [
+        ("4k", &["-b", "4096", "-N", "40000"][..], 12_000),
+        ("1k", &["-b", "1024", "-N", "40000"], 12_000),
+        (
+            "1k-large",
+            &["-b", "1024", "-N", "40000", "-O", "large_dir"],
+            12_000,
+        ),
+        (
+            "linear",
+            &["-b", "1024", "-N", "8000", "-O", "^dir_index"],
+            1500,
+        ),
+        (
+            "no-csum",
+            &[
+                "-b",
+                "1024",
+                "-N",
+                "8000",
+                "-O",
+                "^metadata_csum,^uninit_bg",
+            ],
+            4000,
+        ),
+    ] {
+        let image = mkfs(tmp.path(), name, "96M", opts, None);
+        let mut fs = mount_rw(&image);
+        let dir = fs.mkdir(fs.root(), b"d", 0o755, 0, 0).unwrap();
+        let file = fs.create(fs.root(), b"f", 0o644, 0, 0).unwrap();
+        let long = "long".repeat(20);
+        let names: Vec<String> = (0..count).map(|i| format!("{i}-{long}")).collect();
+        for n in &names {
+            match fs.link(file, dir, n.as_bytes()) {
+                Ok(()) => {}
+                Err(e) => panic!("{name}: {n}: {e}"),
+            }
+        }
+        let fs_ref = &fs;
+        for n in &names {
+            assert_eq!(fs_ref.lookup(dir, n.as_bytes()), Ok(file));
+        }
+        assert_eq!(fs.lookup(dir, b"no"), Err(Error::NotFound));
+        let indexed = fs.stat(dir).unwrap().flags.contains(InodeFlags::INDEX);
+        assert_eq!(indexed, name != "linear");
+        let mut seen = 0;
+        fs.readdir(dir, 0, &mut |_| {
+            seen += 1;
+            true
+        })
+        .unwrap();
+        assert_eq!(seen, count + 2);
+        fs.unmount().unwrap();
+        fsck(&image);
+        let mut fs = mount_rw(&image);
+        let mut left = names.clone();
+        let mut rng = Rng::new(5);
+        while left.len() > count / 10 {
+            let n = left.swap_remove(rng.below(left.len() as u64) as usize);
+            fs.unlink(dir, n.as_bytes(), Release::Now(&NoMappings))
+                .unwrap();
+        }
+        fs.unmount().unwrap();
+        fsck(&image);
+        let fs = mount(&image);
+        for n in &left {
+            assert_eq!(fs.lookup(dir, n.as_bytes()), Ok(file));
+        }
+        std::fs::remove_file(&image).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_read_in_pieces_is_complete() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(tmp.path(), "pieces", "16M", &[], None);
+    let mut fs = mount_rw(&image);
+    let dir = fs.root();
+    for i in 0..500 {
+        fs.create(dir, format!("name-{i}").as_bytes(), 0o600, 0, 0)
+            .unwrap();
+    }
+    let mut all = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let before = all.len();
+        fs.readdir(dir, cookie, &mut |e| {
+            all.push(e.name.to_vec());
+            cookie = e.next_cookie;
+            all.len() % 7 != 0
+        })
+        .unwrap();
+        if all.len() == before {
+            break;
+        }
+    }
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 503);
+}
+
+#[test]
+fn fragmented_files() {
+    let tmp = tempfile::tempdir().unwrap();
+    for bs in ["1024", "4096"] {
+        let image = mkfs(tmp.path(), "frag", "64M", &["-b", bs], None);
+        let mut fs = mount_rw(&image);
+        let size = fs.block_size() as u64;
+        let f = fs.create(fs.root(), b"f", 0o644, 0, 0).unwrap();
+        fs.fallocate(f, Fallocate::Allocate, 0, size * 4000, &NoMappings)
+            .unwrap();
+        let mut want = vec![0_u8; size as usize * 4000];
+        let mut rng = Rng::new(9);
+        for _ in 0..2500 {
+            let b = rng.below(4000) as usize;
+            let (at, n) = (b * size as usize, size as usize);
+            if rng.below(3) == 0 {
+                fs.fallocate(f, Fallocate::PunchHole, at as u64, size, &NoMappings)
+                    .unwrap();
+                want[at..at + n].fill(0);
+            } else {
+                let data = vec![b as u8 | 1; n];
+                fs.write(f, at as u64, &data).unwrap();
+                want[at..at + n].copy_from_slice(&data);
+            }
+        }
+        assert!(content(&fs, f) == want);
+        fs.unmount().unwrap();
+        fsck(&image);
+        let mut fs = mount_rw(&image);
+        assert!(content(&fs, f) == want);
+        // The other way round: everything is filled in again.
+        for b in 0..4000 {
+            fs.write(f, b * size, &vec![3; size as usize]).unwrap();
+        }
+        fs.truncate(f, size * 1000 + 5, &NoMappings).unwrap();
+        fs.unmount().unwrap();
+        fsck(&image);
+        let mut fs = mount_rw(&image);
+        assert!(content(&fs, f).iter().all(|b| *b == 3));
+        fs.unlink(fs.root(), b"f", Release::Now(&NoMappings))
+            .unwrap();
+        fs.unmount().unwrap();
+        fsck(&image);
+    }
+}
+
+#[test]
+fn large_files_are_aligned() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(tmp.path(), "aligned", "256M", &["-O", "^has_journal"], None);
+    let mut fs = mount_rw(&image);
+    let small = fs.create(fs.root(), b"small", 0o644, 0, 0).unwrap();
+    fs.write(small, 0, b"out of step").unwrap();
+    let f = fs.create(fs.root(), b"f", 0o644, 0, 0).unwrap();
+    fs.fallocate(f, Fallocate::Allocate, 0, 48 << 20, &NoMappings)
+        .unwrap();
+    let mut aligned = 0;
+    for piece in 0..24 {
+        if let Mapping::Unwritten { block, len } = fs.extent(f, FileBlock(piece * 512)).unwrap()
+            && block.0 % 512 == 0
+            && len >= 512
+        {
+            aligned += 1;
+        }
+    }
+    assert_eq!(aligned, 24);
+    // One that grows piece by piece.
+    let g = fs.create(fs.root(), b"g", 0o644, 0, 0).unwrap();
+    for i in 0..8 {
+        fs.write(g, i * (2 << 20), &vec![i as u8; 2 << 20]).unwrap();
+        fs.write(small, i * 4096, &[1; 4096]).unwrap();
+    }
+    for piece in 0..8 {
+        let m = fs.extent(g, FileBlock(piece * 512)).unwrap();
+        assert!(
+            matches!(m, Mapping::Mapped { block, len } if block.0 % 512 == 0 && len >= 512),
+            "{m:?}"
+        );
+    }
+    fs.unmount().unwrap();
+    fsck(&image);
+}
+
+#[test]
+fn huge_and_sparse() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(
+        tmp.path(),
+        "huge",
+        "10T",
+        &["-N", "10000", "-O", "^has_journal"],
+        None,
+    );
+    let mut fs = mount_rw(&image);
+    let f = fs.create(fs.root(), b"f", 0o644, 0, 0).unwrap();
+    let end = (1_u64 << 44) - 8192;
+    fs.write(f, end - 4, b"last").unwrap();
+    let mut buf = [9; 8];
+    assert_eq!(fs.read(f, end - 8, &mut buf), Ok(8));
+    assert_eq!(&buf, b"\0\0\0\0last");
+    assert_eq!(fs.write(f, 1 << 44, b"x"), Err(Error::FileTooLarge));
+    // Three TiB at once, and away again in steps.
+    let g = fs.create(fs.root(), b"g", 0o644, 0, 0).unwrap();
+    fs.fallocate(g, Fallocate::Allocate, 0, 300 << 30, &NoMappings)
+        .unwrap();
+    assert_eq!(fs.stat(g).unwrap().blocks >> 1 >> 20, 300);
+    fs.truncate(g, 10, &NoMappings).unwrap();
+    assert_eq!(fs.stat(g).unwrap().blocks, 8);
+    fs.unmount().unwrap();
+    let fs = mount(&image);
+    assert_eq!(fs.lookup(fs.root(), b"f"), Ok(walk(&fs, "f")));
+}
+
+#[test]
+fn the_nameless_are_deleted_at_the_next_mount() {
+    let tmp = tempfile::tempdir().unwrap();
+    for opts in [&[][..], &["-O", "orphan_file"]] {
+        let image = mkfs(tmp.path(), "orphan", "16M", opts, None);
+        let mut fs = mount_rw(&image);
+        let free = fs.statfs();
+        for i in 0..5 {
+            let name = format!("f{i}");
+            let f = fs.create(fs.root(), name.as_bytes(), 0o644, 0, 0).unwrap();
+            fs.write(f, 0, &[1; 50_000]).unwrap();
+            let root = fs.root();
+            assert_eq!(fs.unlink(root, name.as_bytes(), Release::Later), Ok((f, 0)));
+            let mut buf = [0; 10];
+            assert_eq!(fs.read(f, 0, &mut buf), Ok(10));
+        }
+        drop(fs);
+        let fs = mount_rw(&image);
+        assert_eq!(fs.statfs(), free);
+        fs.unmount().unwrap();
+        fsck(&image);
+    }
+}

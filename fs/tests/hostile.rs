@@ -1,0 +1,290 @@
+//! Damaged and truncated images: errors, never a panic, a hang or a store to
+//! what was not mounted for writing.
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Rng, clock, debugfs, mkfs, options};
+use quire_fs::{
+    Error, Ext4, Fallocate, FileType, Ino, MemPmem, MountOptions, NoMappings, Pmem, Release,
+};
+
+/// Longest time for one image.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Reads everything, as far as it goes; gives the number of objects.
+fn walk<P: Pmem>(fs: &Ext4<P>) -> usize {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut queue = vec![fs.root()];
+    let mut buf = vec![0; 200_000];
+    while let Some(dir) = queue.pop() {
+        if !seen.insert(dir) || seen.len() > 500 {
+            continue;
+        }
+        let mut names = Vec::new();
+        let _ = fs.readdir(dir, 0, &mut |e| {
+            names.push((e.name.to_vec(), e.ino));
+            names.len() < 5000
+        });
+        for (name, ino) in names {
+            let _ = fs.lookup(dir, &name);
+            let Ok(stat) = fs.stat(ino) else { continue };
+            match stat.kind {
+                FileType::Directory => queue.push(ino),
+                FileType::Symlink => drop(fs.readlink(ino)),
+                FileType::Regular => {
+                    let _ = fs.read(ino, 0, &mut buf);
+                    let _ = fs.read(ino, stat.size.saturating_sub(1000), &mut buf);
+                    for b in [0, 1, 12, 13, 300, 70_000, u32::MAX] {
+                        let _ = fs.extent(ino, quire_fs::FileBlock(b));
+                    }
+                }
+                _ => {}
+            }
+            let mut list = Vec::new();
+            let _ = fs.listxattr(ino, &mut |n| list.push(n.to_vec()));
+            for name in list {
+                let _ = fs.getxattr(ino, &name);
+            }
+        }
+    }
+    seen.len()
+}
+
+/// Changes things, not caring whether that works.
+fn disturb<P: Pmem>(fs: &mut Ext4<P>, rng: &mut Rng) {
+    let root = fs.root();
+    let mut inos: Vec<(Ino, Vec<u8>, Ino)> = Vec::new();
+    let mut dirs = vec![root];
+    let mut at = 0;
+    while at < dirs.len() && at < 8 {
+        let dir = dirs[at];
+        at += 1;
+        let mut found = Vec::new();
+        let _ = fs.readdir(dir, 0, &mut |e| {
+            if e.name != b"." && e.name != b".." {
+                found.push((e.name.to_vec(), e.ino, e.kind));
+            }
+            found.len() < 200
+        });
+        for (name, ino, kind) in found {
+            if kind == Some(FileType::Directory) {
+                dirs.push(ino);
+            }
+            inos.push((dir, name, ino));
+        }
+    }
+    let lease = &NoMappings;
+    for i in 0..25 {
+        let name = format!("new-{i}-{}", "y".repeat(rng.below(60) as usize));
+        let dir = dirs[rng.below(dirs.len() as u64) as usize];
+        if let Ok(ino) = fs.create(dir, name.as_bytes(), 0o644, 0, 0) {
+            let _ = fs.write(ino, rng.below(100_000), &rng.bytes(5000));
+        }
+        let _ = fs.mkdir(dir, format!("{name}-d").as_bytes(), 0o755, 0, 0);
+        if inos.is_empty() {
+            continue;
+        }
+        let (dir, name, ino) = inos[rng.below(inos.len() as u64) as usize].clone();
+        let _ = match rng.below(8) {
+            0 => fs.unlink(dir, &name, Release::Now(lease)).map(|_| ()),
+            1 => fs.rmdir(dir, &name),
+            2 => fs.truncate(ino, rng.below(50_000), lease),
+            3 => fs
+                .write(ino, rng.below(300_000), &rng.bytes(3000))
+                .map(|_| ()),
+            4 => fs.setxattr(ino, b"user.k", &rng.bytes(100), false, false),
+            5 => fs
+                .rename(dir, &name, root, b"moved", Release::Now(lease))
+                .map(|_| ()),
+            6 => fs.fallocate(ino, Fallocate::PunchHole, 1000, 30_000, lease),
+            _ => fs.fallocate(ino, Fallocate::Allocate, 1000, 60_000, lease),
+        };
+    }
+}
+
+/// An image with one of everything.
+fn image(dir: &Path, opts: &[&str]) -> Vec<u8> {
+    let tree = dir.join("tree");
+    if !tree.exists() {
+        std::fs::create_dir_all(tree.join("d/e")).unwrap();
+        for i in 0..60 {
+            std::fs::write(tree.join(format!("d/{i:0>40}")), vec![i; 100 * i as usize]).unwrap();
+        }
+        std::fs::write(tree.join("d/e/deep"), vec![1; 30_000]).unwrap();
+        std::os::unix::fs::symlink("x".repeat(30), tree.join("fast")).unwrap();
+        std::os::unix::fs::symlink("x".repeat(200), tree.join("slow")).unwrap();
+    }
+    let image = mkfs(
+        dir,
+        "image",
+        if opts[3].starts_with("^has") {
+            "2M"
+        } else {
+            "4M"
+        },
+        opts,
+        Some(&tree),
+    );
+    let host = dir.join("host");
+    std::fs::write(&host, vec![7; 200_000]).unwrap();
+    let mut script = format!("write {} frag\nea_set frag user.a 1\n", host.display());
+    for i in 0..40 {
+        script.push_str(&format!("punch frag {0} {0}\n", i * 3 + 1));
+    }
+    let value = dir.join("value");
+    std::fs::write(&value, vec![b'v'; 300]).unwrap();
+    script.push_str(&format!("ea_set slow user.big -f {}\n", value.display()));
+    debugfs(&image, &script);
+    // An index for the directory.
+    let out = std::process::Command::new("e2fsck")
+        .args(["-fyD"])
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(out.status.code().unwrap() <= 1);
+    std::fs::read(image).unwrap()
+}
+
+const KINDS: &[&[&str]] = &[
+    &["-b", "1024", "-O", "^has_journal"],
+    &["-b", "1024", "-O", "^has_journal,^metadata_csum,^uninit_bg"],
+    &[
+        "-b",
+        "1024",
+        "-O",
+        "^has_journal,^metadata_csum,^extents,^64bit",
+    ],
+    &[
+        "-b",
+        "1024",
+        "-O",
+        "^has_journal,^metadata_csum,inline_data",
+    ],
+    &[
+        "-b",
+        "1024",
+        "-O",
+        "^has_journal,^metadata_csum,bigalloc",
+        "-C",
+        "4096",
+    ],
+    &[
+        "-b",
+        "1024",
+        "-O",
+        "^metadata_csum,ea_inode,large_dir,orphan_file",
+    ],
+];
+
+fn mutate(good: &[u8], spots: &[usize], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    for _ in 0..=rng.below(3) {
+        // Half of the time the superblock, descriptors and tables.
+        let at = if rng.below(2) == 0 {
+            spots[rng.below(spots.len().min(1500) as u64) as usize]
+        } else {
+            spots[rng.below(spots.len() as u64) as usize]
+        };
+        let at = (at + rng.below(8) as usize).min(bytes.len() - 4);
+        match rng.below(5) {
+            0 => bytes[at] ^= 1 << rng.below(8),
+            1 => bytes[at] = rng.next() as u8,
+            2 => bytes[at..at + 2].fill(0xff),
+            3 => bytes[at..at + 4].fill(0),
+            _ => {
+                let from = spots[rng.below(spots.len() as u64) as usize].min(bytes.len() - 4);
+                bytes.copy_within(from..from + 4, at);
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn mutated_images() {
+    let count: usize = std::env::var("QUIRE_FS_MUTATIONS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(400);
+    let tmp = tempfile::tempdir().unwrap();
+    for (kind, opts) in KINDS.iter().enumerate() {
+        let good = image(tmp.path(), opts);
+        // Where there is anything: random offsets would hit free space.
+        let spots: Vec<usize> = (1024..good.len())
+            .step_by(8)
+            .filter(|i| good[*i..*i + 8].iter().any(|b| *b != 0))
+            .filter(|i| {
+                // Not file data.
+                let b = &good[*i..*i + 8];
+                !(b.iter().all(|x| *x == b[0]) && b[0] != 0xff)
+            })
+            .collect();
+        let (mut mounted, mut refused) = (0, 0);
+        for i in 0..count {
+            let seed = (kind * 1_000_000 + i) as u64;
+            let mut rng = Rng::new(seed + 1);
+            let bytes = mutate(&good, &spots, &mut rng);
+            let start = Instant::now();
+            let media = MemPmem::new(bytes.clone());
+            match Ext4::mount(&media, options(false)) {
+                Ok(fs) => {
+                    mounted += 1;
+                    walk(&fs);
+                }
+                Err(_) => refused += 1,
+            }
+            assert!(
+                media.to_vec() == bytes,
+                "{seed}: a read-only mount has stored something"
+            );
+            match Ext4::mount(
+                &media,
+                MountOptions {
+                    writable: true,
+                    now: clock,
+                },
+            ) {
+                Ok(mut fs) => {
+                    disturb(&mut fs, &mut rng);
+                    walk(&fs);
+                    let _ = fs.unmount();
+                }
+                Err(Error::Unsupported { .. } | Error::UnknownFeature { .. } | Error::NotExt4) => {
+                    assert!(
+                        media.to_vec() == bytes,
+                        "{seed}: a refused image was changed"
+                    );
+                }
+                Err(_) => {}
+            }
+            assert!(
+                start.elapsed() < LIMIT,
+                "{seed}: took {:?}",
+                start.elapsed()
+            );
+        }
+        println!("{opts:?}: {mounted} mounted, {refused} refused");
+        assert!(mounted > count / 10);
+    }
+}
+
+#[test]
+fn truncated_images() {
+    let tmp = tempfile::tempdir().unwrap();
+    let good = image(tmp.path(), KINDS[0]);
+    for len in (0..4096)
+        .step_by(97)
+        .chain((4096..good.len()).step_by(70_001))
+    {
+        let media = MemPmem::new(good[..len].to_vec());
+        if let Ok(fs) = Ext4::mount(&media, options(false)) {
+            walk(&fs);
+            panic!("mounted with {len} of {} bytes", good.len());
+        }
+        assert!(Ext4::mount(&media, options(true)).is_err());
+        assert!(media.to_vec() == good[..len]);
+    }
+}
