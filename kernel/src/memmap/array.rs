@@ -16,7 +16,7 @@
 //! until it is used, as a 1 GiB array has.
 
 use super::descriptor::Descriptor;
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::atomic::model::{AtomicPtr, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use core::ptr;
 

@@ -31,7 +31,7 @@
 //! happens before the drop), and whoever acts on having seen *idle* or 0 reads
 //! with `Acquire`.
 
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::model::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// References and leaves of a folio, as one atomic word holds them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 //! and counts in one atomic step: nobody can have seen "alive" and not be
 //! counted.
 
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::model::{AtomicU32, Ordering};
 
 const DEAD: u32 = 1 << 31;
 const SHUT: u32 = 1 << 30;

@@ -15,7 +15,7 @@ use super::descriptor::{Counts, Descriptor, POISON_BELOW, POISON_HERE, State};
 use super::gate::{Gate, Inside};
 use super::wait::{WaitTable, Waiters};
 use crate::error::{Error, Result};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::model::{AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;

@@ -12,6 +12,7 @@ pub struct Waiters {
 
 #[cfg(loom)]
 impl Waiters {
+    /// An empty queue.
     pub fn new() -> Self {
         Self {
             lock: loom::sync::Mutex::new(()),
@@ -19,6 +20,7 @@ impl Waiters {
         }
     }
 
+    /// Blocks until the condition holds.
     pub fn wait_until(&self, mut condition: impl FnMut() -> bool) {
         let mut guard = self.lock.lock().unwrap();
         while !condition() {
@@ -26,11 +28,13 @@ impl Waiters {
         }
     }
 
+    /// As `wait_until`: models have no time.
     pub fn wait_until_deadline(&self, _deadline: u64, condition: impl FnMut() -> bool) -> bool {
         self.wait_until(condition);
         true
     }
 
+    /// Wakes all.
     pub fn wake_all(&self) {
         drop(self.lock.lock().unwrap());
         self.condvar.notify_all();
