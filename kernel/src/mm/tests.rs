@@ -6,7 +6,7 @@ use crate::selftest::Test;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use arch::layout::{self, HEAP, MAPPINGS, MAPPINGS_LEN, STACK_SIZE, STACK_SLOT};
+use arch::layout::{self, HEAP, STACK_SIZE, STACK_SLOT};
 use arch::table::{Attrs, MapError};
 use arch::{PAGE_SIZE, PageSize, PhysAddr, VirtAddr};
 use quire_arch as arch;
@@ -120,9 +120,10 @@ fn heap_takes_every_size() -> Result<(), String> {
     Ok(())
 }
 
-/// An address in the area for mappings that no file mapping is given: its end.
+/// Addresses that nothing else uses: the heap's area never grows that far, and
+/// no handler of faults is registered there.
 fn scratch() -> VirtAddr {
-    MAPPINGS + MAPPINGS_LEN - (64 << 21)
+    HEAP + layout::HEAP_LEN - (64 << 21)
 }
 
 fn map_protect_unmap() -> Result<(), String> {
