@@ -8,13 +8,21 @@
 
 use crate::sync::Once;
 use core::fmt;
+use core::ops::Range;
 
 static KERNEL: Once<Symbols<'static>> = Once::new();
 
-/// Remembers the kernel's own file. The first call counts.
-pub fn set_kernel(elf: &'static [u8]) {
-    if let Some(symbols) = Symbols::parse(elf) {
-        KERNEL.call_once(|| symbols);
+/// Remembers the kernel's own file. The first call counts. Returns the
+/// addresses of the part that must be kept from then on.
+pub fn set_kernel(elf: &'static [u8]) -> Range<usize> {
+    match Symbols::parse(elf) {
+        Some(symbols) => {
+            KERNEL.call_once(|| symbols);
+            let (table, names) = (symbols.table.as_ptr_range(), symbols.names.as_ptr_range());
+            let start = table.start.min(names.start).addr();
+            start..table.end.max(names.end).addr()
+        }
+        None => 0..0,
     }
 }
 

@@ -10,6 +10,7 @@ use arch::layout;
 use arch::platform::{PowerConfig, TimeHints};
 use arch::{PhysAddr, VirtAddr};
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use quire_arch as arch;
 
 /// What is carried from the loader's address space into ours. Used by the boot
@@ -94,14 +95,19 @@ extern "C" fn go_on(_: usize) -> ! {
     let stats = mm::stats();
     log::info!("mm: ram={} free={}", stats.total, stats.free);
 
-    // The kernel's file stays where it is: it isn't the loader's memory.
+    // The file's symbols stay where they are: that part isn't given to others.
+    let mut symbols = PhysAddr(0)..PhysAddr(0);
     if let Some((pa, len)) = info.elf
         && layout::direct_map(pa).is_some_and(|va| mm::space::translate(va).is_some())
     {
-        // SAFETY: the loader put the file there, in memory that is kept.
-        symbols::set_kernel(unsafe {
+        // SAFETY: the loader put the file there, in one piece.
+        let kept = symbols::set_kernel(unsafe {
             core::slice::from_raw_parts(mm::frame::direct(pa).as_ptr(), len as usize)
         });
+        let phys = |at: usize| mm::frame::direct_phys(VirtAddr(at as u64));
+        if !kept.is_empty() {
+            symbols = phys(kept.start)..phys(kept.end);
+        }
     }
 
     let text = String::from_utf8_lossy(info.cmdline_bytes()).into_owned();
@@ -141,7 +147,7 @@ extern "C" fn go_on(_: usize) -> ! {
 
     // SAFETY: every CPU has left the loader's memory or never will; what it
     // handed over has been copied.
-    let bytes = unsafe { reclaim(info, cpus) };
+    let bytes = unsafe { reclaim(info, cpus, symbols) };
     log::info!("mm: reclaimed={bytes} free={}", mm::stats().free);
 
     match sched::spawn("main", move || run(main)) {
@@ -156,13 +162,13 @@ extern "C" fn go_on(_: usize) -> ! {
 /// # Safety
 ///
 /// As for [`mm::reclaim_loader`], but for CPUs that didn't start.
-unsafe fn reclaim(info: &BootInfo, online: usize) -> u64 {
+unsafe fn reclaim(info: &BootInfo, online: usize, keep: Range<PhysAddr>) -> u64 {
     if online < info.cpu_count.min(super::MAX_CPUS) {
         log::warn!("mm: the loader's memory is kept: a CPU may still be in it");
         return 0;
     }
     // SAFETY: all CPUs are up, in our memory.
-    unsafe { mm::reclaim_loader(info) }
+    unsafe { mm::reclaim_loader(info, keep) }
 }
 
 /// Maps device registers for the CPU layer.

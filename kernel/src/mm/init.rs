@@ -12,6 +12,7 @@ use crate::boot::{BootInfo, Region, RegionKind};
 use arch::layout::{self, STACK_SIZE};
 use arch::table::{Attrs, MapError};
 use arch::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
+use core::ops::Range;
 use quire_arch as arch;
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -187,20 +188,29 @@ unsafe fn add_span((start, end): (PhysAddr, PhysAddr)) {
     }
 }
 
-/// Gives the loader's memory to the frame allocator; returns its bytes.
+/// Gives the loader's memory, but for `keep`, to the frame allocator; returns
+/// its bytes.
 ///
 /// # Safety
 ///
 /// No CPU runs in the loader's memory, and nothing that the loader handed
-/// over is used any more.
-pub(crate) unsafe fn reclaim_loader(info: &BootInfo) -> u64 {
+/// over is used any more, but for `keep`.
+pub(crate) unsafe fn reclaim_loader(info: &BootInfo, keep: Range<PhysAddr>) -> u64 {
+    let keep = (
+        keep.start.align_down(PAGE),
+        keep.end.align_up(PAGE).unwrap_or(keep.end),
+    );
     let mut bytes = 0;
     for region in info.regions() {
         if region.kind == RegionKind::Loader {
             let (start, end) = whole(region);
-            bytes += end - start;
-            // SAFETY: the caller's promise.
-            unsafe { frame::add_ram(start.pfn(), end.pfn()) };
+            for (start, end) in [(start, end.min(keep.0)), (start.max(keep.1), end)] {
+                if start < end {
+                    bytes += end - start;
+                    // SAFETY: the caller's promise.
+                    unsafe { frame::add_ram(start.pfn(), end.pfn()) };
+                }
+            }
         }
     }
     bytes
