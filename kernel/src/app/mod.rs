@@ -9,6 +9,7 @@
 //! | module | for |
 //! |---|---|
 //! | [`fs`] | files, directories, links |
+//! | [`map`] | files in the address space |
 //! | [`mount`](mod@mount) | file systems in the tree |
 //! | [`thread`] | threads, sleeping, parking |
 //! | [`time`] | how long, and what time it is |
@@ -21,6 +22,7 @@
 
 pub mod fs;
 pub mod io;
+pub mod map;
 pub mod mount;
 pub mod pmem;
 pub mod system;

@@ -38,7 +38,16 @@ pub fn cpu_features() -> &'static Features {
 
 /// The CPU family's name: `x86_64` or `aarch64`.
 pub fn arch_name() -> &'static str {
-    quire_arch::ARCH_NAME
+    match quire_arch::ARCH_NAME {
+        // The boot protocol's spelling.
+        "x86-64" => "x86_64",
+        name => name,
+    }
+}
+
+/// The functions of PCI devices.
+pub fn pci_functions() -> &'static [crate::dev::pci::Function] {
+    crate::dev::pci::functions()
 }
 
 /// How stores are made durable: the name of the instruction.

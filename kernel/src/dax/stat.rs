@@ -106,6 +106,11 @@ macro_rules! counters {
         }
 
         impl Stat {
+            /// Fall-backs by the reason's name, for listings.
+            pub fn fallbacks_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                Fallback::ALL.map(Fallback::name).into_iter().zip(self.fallbacks)
+            }
+
             /// Names and values of the single counters, for listings.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()

@@ -4,11 +4,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use quire::app::{io, system};
+use quire::app::{io, mount, system};
 use quire::vfs::Vfs;
-use quire_fs::mkfs::MkfsOptions;
 
-use crate::commands::device_make;
 use crate::complete::FromEnv;
 use crate::edit::{Action, Editor, NoCompletion};
 use crate::env::{Console, Env, shown};
@@ -69,73 +67,6 @@ impl Console for Serial {
     }
 }
 
-/// One `mount=` of the command line: `DEV:DIR[:ro|rw][:format]`.
-#[derive(Debug, PartialEq, Eq)]
-struct MountWord {
-    device: String,
-    dir: String,
-    writable: bool,
-    format: bool,
-}
-
-impl MountWord {
-    fn parse(text: &str) -> Result<MountWord, String> {
-        let mut parts = text.split(':');
-        let (Some(device), Some(dir)) = (parts.next(), parts.next()) else {
-            return Err("it is DEV:DIR[:ro|rw][:format]".to_string());
-        };
-        let mut word = MountWord {
-            device: device.to_string(),
-            dir: dir.to_string(),
-            writable: false,
-            format: false,
-        };
-        for option in parts {
-            match option {
-                "ro" => word.writable = false,
-                "rw" => word.writable = true,
-                "format" => word.format = true,
-                other => return Err(format!("`{other}` is none of ro, rw, format")),
-            }
-        }
-        if word.device.is_empty() || word.dir.is_empty() {
-            return Err("device or directory is missing".to_string());
-        }
-        Ok(word)
-    }
-}
-
-/// Makes a file system if the device is blank; says whether it did.
-fn format_blank(env: &mut Env, device: &str) -> Result<bool, String> {
-    let blank = {
-        let claim = env
-            .vfs
-            .claim_device(device, false)
-            .map_err(|e| e.to_string())?;
-        quire_fs::probe::is_blank(&**claim.pmem()).map_err(|e| e.to_string())?
-    };
-    if blank {
-        let made = device_make(env.vfs, device, &mut MkfsOptions::default())
-            .map_err(|error| error.to_string())?;
-        log::info!("mkfs.ext4: {}", made.trim_end());
-    }
-    Ok(blank)
-}
-
-fn mount_word(env: &mut Env, text: &str) -> Result<(), String> {
-    let word = MountWord::parse(text)?;
-    if word.format {
-        format_blank(env, &word.device)?;
-    }
-    let dir = env.absolute(word.dir.as_bytes());
-    env.vfs
-        .mount(&word.device, &dir, word.writable)
-        .map_err(|error| format!("{}: {error}", word.device))?;
-    let mode = if word.writable { "rw" } else { "ro" };
-    log::info!("mount: {} on {} {mode}", word.device, word.dir);
-    Ok(())
-}
-
 /// What a person sees first.
 fn banner(vfs: &Vfs) -> String {
     let mut text = format!(
@@ -181,9 +112,9 @@ pub fn start() -> u8 {
     };
     let mut env = Env::new(quire::app::fs::tree(), &mut serial, true);
     let mut status = 0;
-    for text in cmdline.all("mount") {
-        if let Err(why) = mount_word(&mut env, text) {
-            io::errors(format!("error: mount={text}: {why}\n").as_bytes());
+    for word in cmdline.all("mount") {
+        if let Err(error) = mount::word(word) {
+            io::errors(format!("error: mount={word}: {error}\n").as_bytes());
             status = 1;
         }
     }
@@ -230,23 +161,6 @@ fn interact(mut env: Env) -> u8 {
         run(&mut env, &line);
         if let Some(status) = env.leaving {
             return status;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_words() {
-        let word = MountWord::parse("pmem0:/pmem0:rw:format").unwrap();
-        assert!(word.writable && word.format);
-        assert_eq!((&word.device[..], &word.dir[..]), ("pmem0", "/pmem0"));
-        let word = MountWord::parse("pmem1:/x").unwrap();
-        assert!(!word.writable && !word.format);
-        for wrong in ["pmem0", "", ":/x", "pmem0:", "pmem0:/x:blue"] {
-            assert!(MountWord::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

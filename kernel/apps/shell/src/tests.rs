@@ -276,7 +276,10 @@ fn copying_moving_removing_in(vfs: &Vfs) {
         "one\ntwo\nf\n"
     );
     assert_eq!(
-        ok(vfs, "stat -c '%a %h' /tree/f; stat -c '%a %h %Y' /kept/f /kept/b"),
+        ok(
+            vfs,
+            "stat -c '%a %h' /tree/f; stat -c '%a %h %Y' /kept/f /kept/b"
+        ),
         "600 1\n600 2 5\n755 2 5\n"
     );
     assert_eq!(

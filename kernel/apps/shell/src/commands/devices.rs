@@ -1,13 +1,12 @@
 //! Commands about devices and the file systems on them.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use quire::error::{Error, Result};
-use quire::vfs::Vfs;
+use quire::app::mount;
+use quire::error::Error;
 use quire_fs::check::check;
-use quire_fs::mkfs::{MkfsOptions, mkfs};
+use quire_fs::mkfs::MkfsOptions;
 
 use super::Entry;
 use crate::env::{Context, Failure, Outcome, What, shown, usage};
@@ -173,34 +172,17 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
             _ => return usage("-b takes 1K, 2K or 4K"),
         }
     }
-    let made = device_make(ctx.vfs(), &device, &mut options).what(&device)?;
-    out!(ctx, "{made}");
-    Ok(())
-}
-
-/// Makes the file system, with an identity of its own; says what was made.
-pub(crate) fn device_make(vfs: &Vfs, device: &str, options: &mut MkfsOptions) -> Result<String> {
-    let claim = vfs.claim_device(device, true)?;
-    let now = vfs.now();
-    options.now = quire_fs::Timestamp {
-        secs: now.seconds,
-        nanos: now.nanoseconds,
-    };
-    quire::app::system::arbitrary_bytes(&mut options.uuid);
-    quire::app::system::arbitrary_bytes(&mut options.hash_seed);
-    // RFC 9562: version 4, variant 10.
-    options.uuid[6] = options.uuid[6] & 0x0f | 0x40;
-    options.uuid[8] = options.uuid[8] & 0x3f | 0x80;
-    let pmem = claim.pmem();
-    let geometry = mkfs(&**pmem, options)?;
-    Ok(format!(
+    let made = mount::format(ctx.vfs(), &device, &mut options).what(&device)?;
+    out!(
+        ctx,
         "{device}: ext4, {}, {} blocks of {} bytes, {} inodes, uuid {}\n",
-        human(pmem.len()),
-        geometry.blocks_count,
-        geometry.block_size,
-        u64::from(geometry.groups) * u64::from(geometry.inodes_per_group),
+        human(made.blocks_count * u64::from(made.block_size)),
+        made.blocks_count,
+        made.block_size,
+        u64::from(made.groups) * u64::from(made.inodes_per_group),
         uuid(&options.uuid),
-    ))
+    );
+    Ok(())
 }
 
 fn fsck(ctx: &mut Context) -> Outcome {

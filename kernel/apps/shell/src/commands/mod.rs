@@ -14,8 +14,7 @@ mod copy;
 mod devices;
 mod list;
 mod machine;
-
-pub(crate) use devices::device_make;
+mod mapping;
 
 /// A command.
 pub struct Entry {
@@ -43,6 +42,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         copy::COMMANDS,
         change::COMMANDS,
         devices::COMMANDS,
+        mapping::COMMANDS,
         machine::COMMANDS,
         builtin::COMMANDS,
     ]

@@ -1,0 +1,357 @@
+//! Commands about mapped files, folios and the devices on PCI.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use quire::app::fs::{OpenOptions, Perms};
+use quire::app::map;
+use quire::app::pmem::{FolioInfo, dax_stat, folio_at_frame, owner_name, pgmaps, pins};
+use quire::app::system::pci_functions;
+use quire::error::Error;
+
+use super::Entry;
+use crate::env::{Context, Outcome, What, usage};
+use crate::format::human;
+use crate::json::{self, Json};
+use crate::options::{JSON, flag, size};
+use crate::out;
+
+pub(super) const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "lspci",
+        area: "discovery",
+        usage: "[--json]",
+        help: "list the functions of PCI devices",
+        options: Some(&[JSON]),
+        machine: true,
+        run: lspci,
+    },
+    Entry {
+        name: "memmap",
+        area: "DAX",
+        usage: "[--json]",
+        help: "show the memory that page descriptors take, by pgmap",
+        options: Some(&[JSON]),
+        machine: true,
+        run: memmap,
+    },
+    Entry {
+        name: "folio",
+        area: "DAX",
+        usage: "[--json] PFN | FILE OFFSET",
+        help: "show a folio: references, leaves, pins, size, owner, state",
+        options: Some(&[JSON]),
+        machine: true,
+        run: folio,
+    },
+    Entry {
+        name: "dax",
+        area: "DAX",
+        usage: "stat [--json]",
+        help: "show counters: faults by size, fall-backs by reason, lines flushed",
+        options: Some(&[JSON]),
+        machine: true,
+        run: dax,
+    },
+    Entry {
+        name: "pins",
+        area: "DAX",
+        usage: "[--json]",
+        help: "show who holds which pages",
+        options: Some(&[JSON]),
+        machine: true,
+        run: pins_command,
+    },
+    Entry {
+        name: "mapread",
+        area: "DAX",
+        usage: "FILE OFFSET LENGTH",
+        help: "map a file and print bytes loaded from it",
+        options: Some(&[]),
+        machine: true,
+        run: mapread,
+    },
+    Entry {
+        name: "mapwrite",
+        area: "DAX",
+        usage: "[-g] FILE OFFSET TEXT",
+        help: "map a file, store a text in it and make it durable",
+        options: Some(&[flag(b'g', "grow", "make the file long enough first")]),
+        machine: true,
+        run: mapwrite,
+    },
+];
+
+fn lspci(ctx: &mut Context) -> Outcome {
+    let functions = pci_functions();
+    if ctx.args.json() {
+        let text = json::array(|j| {
+            for function in functions {
+                j.object("", |j| {
+                    let (base, sub, interface) = function.class;
+                    j.string("address", format!("{function}"));
+                    j.string("vendor", format!("{:04x}", function.vendor));
+                    j.string("device", format!("{:04x}", function.device));
+                    j.number("revision", function.revision);
+                    j.string("class", format!("{base:02x}{sub:02x}{interface:02x}"));
+                    j.string("class_name", function.class_name());
+                    j.boolean("bridge", function.bridge);
+                });
+            }
+        });
+        ctx.print(text.as_bytes());
+        return Ok(());
+    }
+    for function in functions {
+        let (base, sub, _) = function.class;
+        let revision = match function.revision {
+            0 => String::new(),
+            revision => format!(" (rev {revision:02x})"),
+        };
+        out!(
+            ctx,
+            "{function} {} [{base:02x}{sub:02x}]: {:04x}:{:04x}{revision}\n",
+            function.class_name(),
+            function.vendor,
+            function.device,
+        );
+    }
+    Ok(())
+}
+
+fn memmap(ctx: &mut Context) -> Outcome {
+    let maps = pgmaps();
+    if ctx.args.json() {
+        let text = json::array(|j| {
+            for map in &maps {
+                let usage = map.usage();
+                j.object("", |j| {
+                    j.string("name", map.name());
+                    j.string("type", map.kind().name());
+                    j.hex("base", map.base().as_u64());
+                    j.number("size", map.len());
+                    j.number("bytes", usage.bytes);
+                    j.number("descriptor_pages", usage.descriptor_pages);
+                    j.number("folios_4k", usage.folios[0]);
+                    j.number("folios_2m", usage.folios[1]);
+                    j.number("folios_1g", usage.folios[2]);
+                    j.number("split", usage.split);
+                    j.number("busy", usage.busy);
+                });
+            }
+        });
+        ctx.print(text.as_bytes());
+        return Ok(());
+    }
+    for map in &maps {
+        let usage = map.usage();
+        let [small, large, huge] = usage.folios;
+        out!(
+            ctx,
+            "{:<10} {} {:#x} {}: {} of descriptors in {} pages; folios 4K {small}, 2M {large}, 1G {huge}; split {}; busy {}\n",
+            map.name(),
+            map.kind().name(),
+            map.base().as_u64(),
+            human(map.len()),
+            human(usage.bytes),
+            usage.descriptor_pages,
+            usage.split,
+            usage.busy,
+        );
+    }
+    Ok(())
+}
+
+fn owner_text(info: &FolioInfo) -> String {
+    match info.owner {
+        Some(owner) => owner_name(owner).unwrap_or_else(|| "gone".to_string()),
+        None if info.share > 0 => format!("shared by {}", info.share),
+        None => "-".to_string(),
+    }
+}
+
+fn folio(ctx: &mut Context) -> Outcome {
+    let info = match &ctx.args.operands.clone()[..] {
+        [frame] => {
+            let Some(frame) = size(frame) else {
+                return usage("a page frame number, as 0x… or decimal");
+            };
+            folio_at_frame(frame)
+        }
+        [path, offset] => {
+            let Some(offset) = size(offset) else {
+                return usage("an offset in bytes");
+            };
+            let node = ctx.vfs().node(&ctx.path(path), true).what(path)?;
+            node.dax_file().what(path)?.folio_at(offset)
+        }
+        _ => return usage("a page frame number, or a file and an offset"),
+    };
+    let Some(info) = info else {
+        // At rest nothing is kept of a page: that is the answer.
+        if ctx.args.json() {
+            let text = json::object(|j| {
+                j.number("ref", 0);
+                j.number("mapcount", 0);
+                j.number("pins", 0);
+                j.string("state", "free");
+            });
+            ctx.print(text.as_bytes());
+        } else {
+            out!(ctx, "ref 0 mapcount 0 pins 0 state free\n");
+        }
+        return Ok(());
+    };
+    let order = info.id.size.order();
+    if ctx.args.json() {
+        let text = json::object(|j| {
+            j.hex("pfn", info.id.page);
+            j.hex("address", info.id.phys().as_u64());
+            j.number("order", order);
+            j.number("ref", info.counts.refs);
+            j.number("mapcount", info.counts.maps);
+            j.number("pins", info.pins);
+            j.string("owner", owner_text(&info));
+            j.number("index", info.index);
+            j.number("share", info.share);
+            j.boolean("poisoned", info.poisoned);
+            j.string("state", info.state());
+        });
+        ctx.print(text.as_bytes());
+        return Ok(());
+    }
+    out!(
+        ctx,
+        "pfn {:#x} order {order} ref {} mapcount {} pins {} state {} owner {} index {}{}\n",
+        info.id.page,
+        info.counts.refs,
+        info.counts.maps,
+        info.pins,
+        info.state(),
+        owner_text(&info),
+        info.index,
+        if info.poisoned { " poisoned" } else { "" },
+    );
+    Ok(())
+}
+
+fn dax(ctx: &mut Context) -> Outcome {
+    if ctx.args.operands.first().map(|word| &word[..]) != Some(b"stat") {
+        return usage("stat");
+    }
+    let stat = dax_stat();
+    let sizes = ["faults_4k", "faults_2m", "faults_1g"];
+    if ctx.args.json() {
+        let text = json::object(|j: &mut Json| {
+            for (name, count) in sizes.iter().zip(stat.faults) {
+                j.number(name, count);
+            }
+            for (name, count) in stat.counters() {
+                j.number(name, count);
+            }
+            j.object("fallbacks", |j| {
+                for (reason, count) in stat.fallbacks_by_reason() {
+                    j.number(reason, count);
+                }
+            });
+        });
+        ctx.print(text.as_bytes());
+        return Ok(());
+    }
+    for (name, count) in sizes.iter().zip(stat.faults) {
+        out!(ctx, "{name:<18} {count}\n");
+    }
+    for (name, count) in stat.counters() {
+        out!(ctx, "{name:<18} {count}\n");
+    }
+    for (reason, count) in stat.fallbacks_by_reason() {
+        let name = format!("fallback_{reason}");
+        out!(ctx, "{name:<18} {count}\n");
+    }
+    Ok(())
+}
+
+fn pins_command(ctx: &mut Context) -> Outcome {
+    let pins = pins();
+    if ctx.args.json() {
+        let text = json::array(|j| {
+            for pin in &pins {
+                j.object("", |j| {
+                    j.string("owner", &pin.owner);
+                    j.hex("pfn", pin.id.page);
+                    j.number("order", pin.id.size.order());
+                    j.number("count", pin.count);
+                    j.boolean("revocable", pin.lease);
+                });
+            }
+        });
+        ctx.print(text.as_bytes());
+        return Ok(());
+    }
+    for pin in &pins {
+        let kind = if pin.lease { "can be revoked" } else { "held" };
+        let order = pin.id.size.order();
+        out!(
+            ctx,
+            "{:<16} pfn {:#x} order {order} count {} {kind}\n",
+            pin.owner,
+            pin.id.page,
+            pin.count
+        );
+    }
+    if pins.is_empty() {
+        out!(ctx, "nobody holds any page\n");
+    }
+    Ok(())
+}
+
+const PAGE: u64 = 4096;
+/// The most that `mapread` and `mapwrite` move.
+const MOST: u64 = 16 << 20;
+
+fn mapread(ctx: &mut Context) -> Outcome {
+    let [path, offset, length] = &ctx.args.operands.clone()[..] else {
+        return usage("a file, an offset and a length");
+    };
+    let (Some(offset), Some(length @ 1..=MOST)) = (size(offset), size(length)) else {
+        return usage("an offset, and a length of 1 to 16M");
+    };
+    let file = ctx
+        .vfs()
+        .open(&ctx.path(path), OpenOptions::new().read(true))
+        .what(path)?;
+    let start = offset / PAGE * PAGE;
+    let end = offset.checked_add(length).ok_or(Error::TooBig).what(path)?;
+    let mapping = file.map(start..end, Perms::Read).what(path)?;
+    let mut bytes = alloc::vec![0; length as usize];
+    map::load(&mapping, offset - start, &mut bytes).what(path)?;
+    ctx.print(&bytes);
+    Ok(())
+}
+
+fn mapwrite(ctx: &mut Context) -> Outcome {
+    let [path, offset, text] = &ctx.args.operands.clone()[..] else {
+        return usage("a file, an offset and a text");
+    };
+    let Some(offset) = size(offset) else {
+        return usage("an offset in bytes");
+    };
+    if text.is_empty() {
+        return Ok(());
+    }
+    let grow = ctx.args.has(b'g');
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(grow);
+    let file = ctx.vfs().open(&ctx.path(path), &options).what(path)?;
+    let end = offset
+        .checked_add(text.len() as u64)
+        .ok_or(Error::TooBig)
+        .what(path)?;
+    if grow && file.metadata().what(path)?.size < end {
+        file.set_len(end).what(path)?;
+    }
+    let start = offset / PAGE * PAGE;
+    let mapping = file.map(start..end, Perms::ReadWrite).what(path)?;
+    map::store(&mapping, offset - start, text).what(path)?;
+    mapping.persist(offset - start..end - start).what(path)
+}
