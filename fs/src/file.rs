@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::disk::inode::{BLOCK_AREA, InodeFlags};
+use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::Ext4;
@@ -108,14 +108,15 @@ impl<P: Pmem> Ext4<P> {
                 .map(<[u8]>::to_vec)
                 .ok_or(wrong);
         }
-        if size == 0
-            || size
-                >= TARGET_MAX
-                    .min(u64::from(self.geo.block_size))
-                    .max(BLOCK_AREA as u64)
-        {
+        if size == 0 {
             return Err(wrong);
         }
+        // Linux cuts a longer one off.
+        let size = size.min(
+            TARGET_MAX
+                .min(u64::from(self.geo.block_size))
+                .saturating_sub(1),
+        );
         let mut target = vec![0; size as usize];
         if !inode.has(InodeFlags::INLINE_DATA)
             && !matches!(self.map_block(&inode, 0)?, Mapping::Mapped { .. })

@@ -138,11 +138,7 @@ impl<P: Pmem> Ext4<P> {
     pub(crate) fn inode_location(&self, ino: u32) -> Result<(u64, usize)> {
         let wrong = Error::inode("no such inode", ino);
         let (group, index) = self.geo.group_of_inode(ino).ok_or(wrong)?;
-        let desc = if self.options.writable {
-            self.group_desc(group)?
-        } else {
-            self.group_desc_unchecked(group)?
-        };
+        let desc = self.readable_desc(group)?;
         let byte = u64::from(index).saturating_mul(u64::from(self.geo.inode_size));
         let table = desc.inode_table();
         let end = table.saturating_add(u64::from(self.geo.itable_blocks));
@@ -216,9 +212,9 @@ impl<P: Pmem> Ext4<P> {
         if GOOD_OLD_SIZE.saturating_add(extra) > size || extra & 3 != 0 {
             return Err(Error::inode("i_extra_isize", ino));
         }
-        if !self.store.is_verified(Checked::Inode, u64::from(ino)) {
+        let known = self.store.is_verified(Checked::Inode, u64::from(ino));
+        if !known {
             self.verify_inode_checksum(ino, block, off, &raw)?;
-            self.store.set_verified(Checked::Inode, u64::from(ino));
         }
         let kind = FileType::from_mode(raw.i_mode.get()).ok_or(Error::inode("i_mode", ino))?;
         let fields = GOOD_OLD_SIZE.saturating_add(extra);
@@ -235,6 +231,12 @@ impl<P: Pmem> Ext4<P> {
         };
         inode.fast_symlink = self.is_fast_symlink(&inode);
         self.check_inode(&inode)?;
+        if !known {
+            if inode.has_block_map() && ino >= self.geo.first_ino {
+                self.check_root_blocks(&inode)?;
+            }
+            self.store.set_verified(Checked::Inode, u64::from(ino));
+        }
         Ok(inode)
     }
 
@@ -308,8 +310,10 @@ impl<P: Pmem> Ext4<P> {
                 return wrong("inline data and extents");
             }
         }
-        if flags.contains(InodeFlags::EXTENTS) && !geo.incompat.contains(Incompat::EXTENTS) {
-            return wrong("extents without the feature");
+        if inode.kind == FileType::Symlink
+            && flags.intersects(InodeFlags::APPEND | InodeFlags::IMMUTABLE)
+        {
+            return wrong("a symbolic link that is immutable or append-only");
         }
         if flags.contains(InodeFlags::CASEFOLD) && !geo.incompat.contains(Incompat::CASEFOLD) {
             return wrong("casefold without the feature");

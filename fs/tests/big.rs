@@ -246,3 +246,64 @@ fn the_nameless_are_deleted_at_the_next_mount() {
         fsck(&image);
     }
 }
+
+#[test]
+fn values_in_inodes_go_with_their_file() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(
+        tmp.path(),
+        "ea",
+        "16M",
+        &["-b", "1024", "-O", "ea_inode"],
+        None,
+    );
+    let value = tmp.path().join("value");
+    std::fs::write(&value, vec![b'v'; 1024]).unwrap();
+    let v = value.display();
+    common::debugfs(
+        &image,
+        &format!("mkdir d\nmkdir e\nea_set d user.big -f {v}\nea_set e user.big -f {v}\n"),
+    );
+    // debugfs forgets to count the values' blocks.
+    let out = std::process::Command::new("e2fsck")
+        .arg("-fy")
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let mut fs = mount_rw(&image);
+    let free = fs.statfs().inodes_free;
+    let e = walk(&fs, "e");
+    fs.removexattr(e, b"user.big").unwrap();
+    fs.rmdir(fs.root(), b"d").unwrap();
+    fs.setxattr(e, b"user.small", b"1", true, false).unwrap();
+    assert!(fs.statfs().inodes_free > free);
+    fs.unmount().unwrap();
+    fsck(&image);
+}
+
+#[test]
+fn files_cannot_reach_the_tables() {
+    let tmp = tempfile::tempdir().unwrap();
+    for opts in [
+        &["-b", "1024"][..],
+        &["-b", "4096"],
+        &["-b", "1024", "-O", "^extents,^64bit"],
+    ] {
+        let image = mkfs(tmp.path(), "tables", "16M", opts, None);
+        let host = tmp.path().join("host");
+        std::fs::write(&host, b"data").unwrap();
+        common::debugfs(&image, &format!("write {} f\n", host.display()));
+        let slot = if opts.len() > 2 { 0 } else { 5 };
+        for target in [2, 40] {
+            common::debugfs(&image, &format!("sif f block[{slot}] {target}\n"));
+            let fs = mount(&image);
+            let f = fs.lookup(fs.root(), b"f").unwrap();
+            let mut buf = [0; 4];
+            assert!(
+                matches!(fs.read(f, 0, &mut buf), Err(Error::Corrupt { .. })),
+                "{target}"
+            );
+        }
+    }
+}

@@ -2,7 +2,6 @@
 //! once, changed bit by bit with their checksums following.
 
 use alloc::vec;
-use alloc::vec::Vec;
 
 use crate::disk::checksum::{crc32c, crc32c_delta};
 use crate::disk::features::Incompat;
@@ -15,6 +14,8 @@ use crate::store::Checked;
 /// Bits read at a time.
 const STEP_BITS: u32 = 512;
 const STEP: usize = 64;
+/// Largest flex group whose tables are looked for.
+const MAX_FLEX_BITS: u32 = 10;
 
 /// Which bitmap of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,34 +101,40 @@ impl<P: Pmem> Ext4<P> {
             .saturating_add(reserved)
     }
 
-    /// All bits of this group that no file may have: base metadata, own
-    /// tables, and tables of the other groups of the flex group.
-    fn system_bits(&self, group: u32) -> Result<Vec<(u32, u32)>> {
-        let mut ranges = vec![(0, self.base_meta(group))];
-        let flex = self.geo.flex_bits.min(10);
-        let first = group.wrapping_shr(flex).wrapping_shl(flex);
-        let last = first
-            .saturating_add(1_u32.wrapping_shl(flex))
-            .min(self.geo.groups);
-        let own = if self.geo.incompat.contains(Incompat::FLEX_BG) {
-            first..last
-        } else {
-            group..group.saturating_add(1)
-        };
-        for owner in own {
-            let desc = self.group_desc(owner)?;
-            ranges.extend(self.table_bits(group, &desc));
+    /// Calls `f` with the bits of this group that no file may have, until it
+    /// says false: base metadata, own tables, and tables of the other groups
+    /// of the flex group.
+    fn each_system(&self, group: u32, f: &mut dyn FnMut(u32, u32) -> bool) -> Result<()> {
+        if !f(0, self.base_meta(group)) {
+            return Ok(());
         }
-        ranges.retain(|(from, to)| from < to);
-        Ok(ranges)
+        let (first, last) = if self.geo.incompat.contains(Incompat::FLEX_BG) {
+            let flex = self.geo.flex_bits.min(MAX_FLEX_BITS);
+            let first = group.wrapping_shr(flex).wrapping_shl(flex);
+            let last = first.saturating_add(1_u32.wrapping_shl(flex));
+            (first, last.min(self.geo.groups))
+        } else {
+            (group, group.saturating_add(1))
+        };
+        for owner in first..last {
+            let desc = self.readable_desc(owner)?;
+            for (from, to) in self.table_bits(group, &desc) {
+                if from < to && !f(from, to) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether blocks `from..to` of a group hold metadata of the file system.
     pub(crate) fn is_system(&self, group: u32, from: u32, to: u32) -> Result<bool> {
-        Ok(self
-            .system_bits(group)?
-            .iter()
-            .any(|(a, b)| *a < to && from < *b))
+        let mut hit = false;
+        self.each_system(group, &mut |a, b| {
+            hit = a < to && from < b;
+            !hit
+        })?;
+        Ok(hit)
     }
 
     /// Makes a map readable: builds it in the running transaction when the
@@ -176,10 +183,13 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         if map == Map::Blocks {
-            for (from, to) in self.system_bits(group)? {
-                if (from..to).any(|b| !bit(&bytes, b)) {
-                    return wrong("metadata is marked free in a block bitmap");
-                }
+            let mut marked = true;
+            self.each_system(group, &mut |from, to| {
+                marked = (from..to).all(|b| bit(&bytes, b));
+                marked
+            })?;
+            if !marked {
+                return wrong("metadata is marked free in a block bitmap");
             }
         }
         self.store.set_verified(kind, u64::from(group));

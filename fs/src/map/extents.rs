@@ -128,6 +128,25 @@ impl<P: Pmem> Ext4<P> {
         self.check_node(inode, node, ROOT_ENTRIES, depth, None)
     }
 
+    /// Checks that the blocks in a node, sound as it is, are not the file
+    /// system's own.
+    pub(crate) fn check_node_blocks(&self, inode: &Inode, node: &[u8]) -> Result<()> {
+        let wrong = Error::inode("extent entry", inode.ino);
+        let header: ExtentHeader = parse(node, 0).ok_or(wrong)?;
+        for i in 0..header.eh_entries.get() {
+            let off = entry_offset(i);
+            if header.eh_depth.get() == 0 {
+                let raw: RawExtent = parse(node, off).ok_or(wrong)?;
+                let extent = Extent::from(raw);
+                self.check_not_system(inode, extent.start, extent.len)?;
+            } else {
+                let raw: RawExtentIdx = parse(node, off).ok_or(wrong)?;
+                self.check_not_system(inode, raw.leaf(), 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Checks a node in a block before it is used for the first time.
     pub(crate) fn check_extent_block(
         &self,
@@ -148,6 +167,9 @@ impl<P: Pmem> Ext4<P> {
             if le32(&node, tail_offset(max)) != Some(want) {
                 return Err(Error::block("checksum of an extent node", block));
             }
+        }
+        if inode.ino >= self.geo.first_ino {
+            self.check_node_blocks(inode, &node)?;
         }
         self.store.set_verified(Checked::ExtentNode, key);
         Ok(())

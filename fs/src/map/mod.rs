@@ -7,7 +7,7 @@ mod grow;
 pub(crate) mod indirect;
 
 use crate::disk::inode::InodeFlags;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
@@ -44,5 +44,40 @@ impl<P: Pmem> Ext4<P> {
         } else {
             self.check_indirect_root(inode)
         }
+    }
+
+    /// Checks that what the inode refers to directly is not the file system's
+    /// own. Done once, when the inode is first loaded.
+    pub(crate) fn check_root_blocks(&self, inode: &Inode) -> Result<()> {
+        if inode.has(InodeFlags::EXTENTS) {
+            self.check_node_blocks(inode, &inode.raw.i_block)
+        } else {
+            for raw in inode.raw.i_block.chunks_exact(4) {
+                let block = u64::from(crate::mount::le32(raw, 0).unwrap_or(0));
+                if block != 0 {
+                    self.check_not_system(inode, block, 1)?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Refuses a range of blocks that holds metadata of the file system.
+    pub(crate) fn check_not_system(&self, inode: &Inode, block: u64, len: u32) -> Result<()> {
+        let mut at = block;
+        let end = block.saturating_add(u64::from(len));
+        while at < end {
+            let wrong = Error::inode("a block of the file system's own", inode.ino);
+            let (group, bit) = self.geo.group_of_block(at).ok_or(wrong)?;
+            let here = end
+                .saturating_sub(at)
+                .min(u64::from(self.geo.blocks_per_group.saturating_sub(bit)))
+                .max(1);
+            if self.is_system(group, bit, bit.saturating_add(here as u32))? {
+                return Err(wrong);
+            }
+            at = at.saturating_add(here);
+        }
+        Ok(())
     }
 }

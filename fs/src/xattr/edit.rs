@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use zerocopy::IntoBytes;
 
-use crate::disk::inode::GOOD_OLD_SIZE;
+use crate::disk::inode::{GOOD_OLD_SIZE, InodeFlags};
 use crate::disk::xattr::{
     ENTRY_HEAD, HEADER_SIZE, IBODY_HEADER_SIZE, INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, XATTR_MAGIC,
     XattrEntry, XattrHeader, block_checksum, block_hash, entry_hash, entry_size, split_name,
@@ -161,14 +161,10 @@ impl<P: Pmem> Ext4<P> {
         let old = inside.iter().chain(&outside).find(|a| is_it(a));
         match old {
             Some(_) if create => return Err(Error::Exists),
-            Some(a) if a.value_ino != 0 => {
-                return Err(Error::Unsupported {
-                    feature: "changing an attribute in an inode",
-                });
-            }
             None if replace => return Err(Error::NotFound),
             _ => {}
         }
+        let (old_holder, old_len) = old.map_or((0, 0), |a| (a.value_ino, a.value_len));
         let block_changes = outside.iter().any(is_it);
         inside.retain(|a| !is_it(a));
         outside.retain(|a| !is_it(a));
@@ -198,8 +194,35 @@ impl<P: Pmem> Ext4<P> {
         if block_changes {
             self.put_attr_block(&mut inode, outside)?;
         }
+        if old_holder != 0 {
+            self.drop_value_inode(old_holder)?;
+            // Every user of a value pays for it.
+            let blocks = u64::from(old_len).div_ceil(u64::from(self.geo.block_size));
+            self.sub_blocks(&mut inode, blocks)?;
+        }
         inode.set_ctime(self.now());
         self.put_inode(&mut inode)
+    }
+
+    /// One attribute less has its value in this inode; the last one frees
+    /// it. The count stands in the fields of the change time and version.
+    fn drop_value_inode(&mut self, ino: u32) -> Result<()> {
+        let mut holder = self.load_inode(ino)?;
+        if !holder.has(InodeFlags::EA_INODE) || holder.file_acl() != 0 {
+            return Err(Error::inode("not an attribute inode", ino));
+        }
+        let high = u64::from(holder.raw.i_ctime.get()) << 32;
+        let left = (high | u64::from(holder.raw.l_i_version.get())).saturating_sub(1);
+        if left == 0 {
+            // It has no attributes of its own that would need counting.
+            if holder.has_block_map() {
+                self.map_remove(&mut holder, 0, 1 << 32)?;
+            }
+            return self.free_inode(&mut holder);
+        }
+        holder.raw.i_ctime.set((left >> 32) as u32);
+        holder.raw.l_i_version.set(left as u32);
+        self.put_inode(&mut holder)
     }
 
     fn put_ibody(&mut self, inode: &Inode, all: &[Full]) -> Result<()> {
@@ -286,15 +309,25 @@ impl<P: Pmem> Ext4<P> {
 
     /// Before an inode goes: its attributes.
     pub(crate) fn drop_attributes(&mut self, inode: &mut Inode) -> Result<()> {
-        let areas = [self.ibody_area(inode)?, self.block_area(inode)?];
-        if areas
-            .iter()
-            .flatten()
-            .any(|area| area.attrs.iter().any(|a| a.value_ino != 0))
-        {
-            return Err(Error::Unsupported {
-                feature: "deleting a file with ea_inode attributes",
-            });
+        let mut holders = Vec::new();
+        let shared = inode.file_acl() != 0 && self.attr_refcount(inode.file_acl())? > 1;
+        let areas = [
+            self.ibody_area(inode)?,
+            // Others go on using a shared block's values.
+            if shared {
+                None
+            } else {
+                self.block_area(inode)?
+            },
+        ];
+        for area in areas.iter().flatten() {
+            holders.extend(area.attrs.iter().map(|a| a.value_ino).filter(|i| *i != 0));
+        }
+        for holder in holders {
+            if holder == inode.ino {
+                return Err(Error::inode("number of an attribute inode", inode.ino));
+            }
+            self.drop_value_inode(holder)?;
         }
         self.drop_attr_block(inode)
     }
