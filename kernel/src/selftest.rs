@@ -25,6 +25,7 @@ pub const SUITES: &[&[Test]] = &[
     crate::panic::TESTS,
     crate::memmap::TESTS,
     crate::dax::TESTS,
+    crate::vfs::TESTS,
 ];
 
 /// The CPU layer's own checks, which come with plain names and texts, in this

@@ -36,8 +36,11 @@ pub mod ramfs;
 pub mod tree;
 mod walk;
 
+mod rules;
 #[cfg(test)]
 mod tests;
+
+pub use rules::TESTS;
 
 pub use devices::{DeviceInfo, Devices, MemDevices, Namespaces, NoDevices};
 pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use quire::app::fs::Mapping;
 use quire::error::{Error, Result};
 use quire::vfs::{File, Vfs};
 
@@ -45,6 +46,8 @@ pub struct Env<'a> {
     pub machine: bool,
     /// Set by `exit`: leave with this status.
     pub leaving: Option<u8>,
+    /// Files that `map` holds in the address space, by their paths.
+    pub mappings: Vec<(Vec<u8>, Mapping)>,
 }
 
 impl<'a> Env<'a> {
@@ -56,6 +59,7 @@ impl<'a> Env<'a> {
             cwd: b"/".to_vec(),
             machine,
             leaving: None,
+            mappings: Vec::new(),
         }
     }
 

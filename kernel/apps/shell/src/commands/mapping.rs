@@ -63,6 +63,28 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: pins_command,
     },
     Entry {
+        name: "map",
+        area: "DAX",
+        usage: "[-w] [-p] [--json] [FILE [OFFSET LENGTH]]",
+        help: "map a file and keep it mapped until `unmap`; alone: list",
+        options: Some(&[
+            flag(b'w', "write", "for storing as well"),
+            flag(b'p', "populate", "make all leaves now"),
+            JSON,
+        ]),
+        machine: true,
+        run: map_command,
+    },
+    Entry {
+        name: "unmap",
+        area: "DAX",
+        usage: "[FILE]",
+        help: "end what `map` has mapped: of one file, or all",
+        options: Some(&[]),
+        machine: true,
+        run: unmap,
+    },
+    Entry {
         name: "mapread",
         area: "DAX",
         usage: "FILE OFFSET LENGTH",
@@ -308,6 +330,93 @@ fn pins_command(ctx: &mut Context) -> Outcome {
 const PAGE: u64 = 4096;
 /// The most that `mapread` and `mapwrite` move.
 const MOST: u64 = 16 << 20;
+
+fn map_command(ctx: &mut Context) -> Outcome {
+    let (path, range) = match &ctx.args.operands.clone()[..] {
+        [] => {
+            list_mappings(ctx);
+            return Ok(());
+        }
+        [path] => {
+            let size = ctx.vfs().metadata(&ctx.path(path)).what(path)?.size;
+            (path.clone(), 0..size)
+        }
+        [path, offset, length] => match (size(offset), size(length)) {
+            (Some(offset), Some(length)) => (path.clone(), offset..offset.saturating_add(length)),
+            _ => return usage("an offset and a length in bytes"),
+        },
+        _ => return usage("a file, or a file, an offset and a length"),
+    };
+    let write = ctx.args.has(b'w');
+    let perms = if write { Perms::ReadWrite } else { Perms::Read };
+    let full = ctx.path(&path);
+    let mut options = OpenOptions::new();
+    let file = ctx
+        .vfs()
+        .open(&full, options.read(true).write(write))
+        .what(&path)?;
+    let mapping = file.map(range, perms).what(&path)?;
+    if ctx.args.has(b'p') {
+        mapping.populate(write).what(&path)?;
+    }
+    let (start, len) = (mapping.addr().as_u64(), mapping.len());
+    out!(
+        ctx,
+        "{start:#x}-{:#x} {} leaves\n",
+        start + len,
+        mapping.leaves()
+    );
+    ctx.env.mappings.push((full, mapping));
+    Ok(())
+}
+
+fn list_mappings(ctx: &mut Context) {
+    let mappings = core::mem::take(&mut ctx.env.mappings);
+    if ctx.args.json() {
+        let text = json::array(|j| {
+            for (path, mapping) in &mappings {
+                j.object("", |j| {
+                    j.string("path", path);
+                    j.hex("address", mapping.addr().as_u64());
+                    j.number("length", mapping.len());
+                    j.number("leaves", mapping.leaves());
+                    j.boolean("writable", mapping.perms() == Perms::ReadWrite);
+                });
+            }
+        });
+        ctx.print(text.as_bytes());
+    } else {
+        for (path, mapping) in &mappings {
+            let (start, len) = (mapping.addr().as_u64(), mapping.len());
+            let mode = if mapping.perms() == Perms::ReadWrite {
+                "rw"
+            } else {
+                "ro"
+            };
+            let leaves = mapping.leaves();
+            out!(ctx, "{start:#x}-{:#x} {mode} {leaves} leaves ", start + len);
+            ctx.print(path);
+            out!(ctx, "\n");
+        }
+    }
+    ctx.env.mappings = mappings;
+}
+
+fn unmap(ctx: &mut Context) -> Outcome {
+    match &ctx.args.operands.clone()[..] {
+        [] => ctx.env.mappings.clear(),
+        [path] => {
+            let full = ctx.path(path);
+            let before = ctx.env.mappings.len();
+            ctx.env.mappings.retain(|(mapped, _)| *mapped != full);
+            if ctx.env.mappings.len() == before {
+                return Err(Error::not_found("a mapping of it")).what(path);
+            }
+        }
+        _ => return usage("one file at most"),
+    }
+    Ok(())
+}
 
 fn mapread(ctx: &mut Context) -> Outcome {
     let [path, offset, length] = &ctx.args.operands.clone()[..] else {

@@ -79,6 +79,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_book_lists_every_command_as_it_is() {
+        let book = include_str!("../../../../../docs/src/shell.md");
+        for entry in all() {
+            let usage = entry.usage.replace('|', "\\|");
+            let call = alloc::format!("{} {usage}", entry.name);
+            let row = alloc::format!("| `{}` | {} |", call.trim(), entry.help);
+            assert!(book.contains(&row), "docs/src/shell.md lacks: {row}");
+        }
+    }
+
+    #[test]
     fn names_are_unique_and_described() {
         let mut seen = alloc::collections::BTreeSet::new();
         for entry in all() {
