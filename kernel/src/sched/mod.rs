@@ -14,6 +14,8 @@
 mod bare;
 #[cfg(not(target_os = "none"))]
 mod host;
+#[cfg(any(target_os = "none", test))]
+mod token;
 
 #[cfg(target_os = "none")]
 pub use bare::*;

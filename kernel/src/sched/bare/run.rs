@@ -1,10 +1,10 @@
 //! Who runs next: run queues, switching, parking, idling.
 
 use super::cpu::{self, PerCpu};
-use super::thread::{self, BLOCKED, EMPTY, ENDED, Inner, NOTIFIED, PARKED, READY, RUNNING};
+use super::thread::{self, BLOCKED, ENDED, Inner, READY, RUNNING};
 use super::timer;
 use crate::sync::assert_may_block;
-use crate::sync::atomic::{AtomicU8, Ordering, fence};
+use crate::sync::atomic::{Ordering, fence};
 use alloc::sync::Arc;
 use arch::trap::Ipi;
 use core::ptr;
@@ -193,11 +193,7 @@ pub(super) fn finish() {
             // SAFETY: the reference is this CPU's still.
             let t = unsafe { &*old };
             t.state.store(BLOCKED, Ordering::Relaxed);
-            // Release: whoever unparks it resumes the context saved just now.
-            if t.token
-                .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
+            if !t.token.park() {
                 make_ready(old);
             }
             // Else the reference stays with the parked thread; `unpark`
@@ -217,9 +213,7 @@ pub(super) fn finish() {
 
 /// See [`super::Thread::unpark`].
 pub(super) fn unpark(thread: &Arc<Inner>) {
-    // AcqRel: what the waker did is visible to the thread when it sees the
-    // token, and its saved context to the CPU that resumes it.
-    if thread.token.swap(NOTIFIED, Ordering::AcqRel) == PARKED {
+    if thread.token.wake() {
         // The parked thread's own reference goes to the queue.
         make_ready(Arc::as_ptr(thread));
     }
@@ -236,11 +230,11 @@ pub fn park() {
         "parking with preemption held off"
     );
     // SAFETY: the running thread.
-    let token: &AtomicU8 = unsafe { &(*this.current.get()).token };
-    if token.swap(EMPTY, Ordering::AcqRel) != NOTIFIED {
+    let token = unsafe { &(*this.current.get()).token };
+    if !token.take() {
         switch_away(this, After::Park);
-        // Acquire: what wakers did before is seen by the caller's next look.
-        token.swap(EMPTY, Ordering::AcqRel);
+        // What wakers did before is seen by the caller's next look.
+        token.take();
     }
     arch::cpu::irqs_restore(enabled);
 }

@@ -6,6 +6,7 @@ use crate::console::Output;
 use crate::error::Result;
 use crate::mm::stack::Stack;
 use crate::sched::ThreadInfo;
+use crate::sched::token::Token;
 use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use alloc::boxed::Box;
@@ -23,13 +24,6 @@ use quire_arch as arch;
 #[derive(Clone)]
 pub struct Thread(Arc<Inner>);
 
-/// `token`: nobody has unparked it.
-pub(super) const EMPTY: u8 = 0;
-/// `token`: it is parked; whoever unparks it puts it on a run queue.
-pub(super) const PARKED: u8 = 1;
-/// `token`: it has been unparked, and its next park returns at once.
-pub(super) const NOTIFIED: u8 = 2;
-
 /// What `threads` shows.
 pub(super) const READY: u8 = 0;
 pub(super) const RUNNING: u8 = 1;
@@ -42,7 +36,7 @@ type Entry = Box<dyn FnOnce() + Send>;
 pub(super) struct Inner {
     id: u64,
     name: String,
-    pub(super) token: AtomicU8,
+    pub(super) token: Token,
     pub(super) state: AtomicU8,
     pub(super) last_cpu: AtomicUsize,
     pub(super) run_ns: AtomicU64,
@@ -68,7 +62,7 @@ fn new_thread(name: String, stack: Option<Stack>, entry: Option<Entry>, cpu: usi
     let inner = Arc::new(Inner {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         name,
-        token: AtomicU8::new(EMPTY),
+        token: Token::new(),
         state: AtomicU8::new(READY),
         last_cpu: AtomicUsize::new(cpu),
         run_ns: AtomicU64::new(0),
