@@ -116,6 +116,8 @@ pub enum Error {
     WrongType,
     /// The caller's lease does not cover blocks that would be freed.
     NotLeased,
+    /// The object is immutable or append-only.
+    NotPermitted,
     /// Host memory ran out.
     NoMemory,
 }
@@ -196,6 +198,7 @@ impl fmt::Display for Error {
             Self::Invalid => f.write_str("invalid argument"),
             Self::WrongType => f.write_str("wrong type of object for this operation"),
             Self::NotLeased => f.write_str("blocks to be freed are not leased"),
+            Self::NotPermitted => f.write_str("operation not permitted: immutable or append-only"),
             Self::NoMemory => f.write_str("out of memory"),
         }
     }

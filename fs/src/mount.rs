@@ -85,6 +85,7 @@ impl<P: Pmem> Ext4<P> {
             fs = fs.recovered(journal)?;
         }
         fs.check_encoding()?;
+        fs.check_orphan_file()?;
         let root = fs.inode(Ino(ROOT_INO))?;
         if root.kind != FileType::Directory || root.size() == 0 {
             return Err(Error::inode("the root is not a directory", ROOT_INO));

@@ -307,3 +307,40 @@ fn files_cannot_reach_the_tables() {
         }
     }
 }
+
+#[test]
+fn three_levels_of_index() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (opts, fits) in [("large_dir", true), ("^large_dir", false)] {
+        let opts = ["-b", "1024", "-N", "256", "-O", opts];
+        let image = mkfs(tmp.path(), "three", "96M", &opts, None);
+        let mut fs = mount_rw(&image);
+        let root = fs.root();
+        let dir = fs.mkdir(root, b"d", 0o755, 0, 0).unwrap();
+        // Names of many files: an inode has at most 65,000.
+        let files: Vec<_> = (0..3)
+            .map(|i| {
+                fs.create(root, format!("f{i}").as_bytes(), 0o644, 0, 0)
+                    .unwrap()
+            })
+            .collect();
+        let name = |i: usize| format!("{i:0>240}").into_bytes();
+        let mut made = 0;
+        let result = (0..60_000).try_for_each(|i| {
+            fs.link(files[i % 3], dir, &name(i))?;
+            made += 1;
+            Ok(())
+        });
+        if fits {
+            assert_eq!(result, Ok(()));
+        } else {
+            assert_eq!(result, Err(Error::NoSpace));
+        }
+        for i in (0..made).step_by(97) {
+            assert_eq!(fs.lookup(dir, &name(i)), Ok(files[i % 3]));
+        }
+        assert_eq!(fs.lookup(dir, &name(made)), Err(Error::NotFound));
+        fs.unmount().unwrap();
+        fsck(&image);
+    }
+}

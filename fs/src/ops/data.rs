@@ -47,6 +47,18 @@ impl<P: Pmem> Ext4<P> {
                 feature: "inline_data",
             });
         }
+        if inode.has(InodeFlags::IMMUTABLE) {
+            return Err(Error::NotPermitted);
+        }
+        Ok(inode)
+    }
+
+    /// A regular file in which anything may change, not only its end.
+    fn free_file(&self, ino: Ino) -> Result<Inode> {
+        let inode = self.writable_file(ino)?;
+        if inode.has(InodeFlags::APPEND) {
+            return Err(Error::NotPermitted);
+        }
         Ok(inode)
     }
 
@@ -80,6 +92,9 @@ impl<P: Pmem> Ext4<P> {
         let inode = self.writable_file(ino)?;
         if data.is_empty() {
             return Ok(0);
+        }
+        if inode.has(InodeFlags::APPEND) && offset != inode.size() {
+            return Err(Error::NotPermitted);
         }
         let end = offset
             .checked_add(data.len() as u64)
@@ -350,7 +365,7 @@ impl<P: Pmem> Ext4<P> {
         let bs = u64::from(self.geo.block_size);
         let keep = size.div_ceil(bs);
         let many = self.run(|fs| {
-            let mut inode = fs.writable_file(ino)?;
+            let mut inode = fs.free_file(ino)?;
             if size > fs.max_size(&inode) {
                 return Err(Error::FileTooLarge);
             }
@@ -420,7 +435,7 @@ impl<P: Pmem> Ext4<P> {
         }
         let end = offset.checked_add(len).ok_or(Error::FileTooLarge)?;
         self.run(|fs| {
-            let mut inode = fs.writable_file(ino)?;
+            let mut inode = fs.free_file(ino)?;
             if end > fs.max_size(&inode) {
                 return Err(Error::FileTooLarge);
             }

@@ -11,6 +11,8 @@ use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::types::{DeviceNumber, FileType, Ino, Release};
 
+/// Set-group-id: on a directory, what is made in it gets its group.
+const S_ISGID: u16 = 0o2000;
 /// Most links to an object.
 const LINK_MAX: u16 = 65000;
 
@@ -26,7 +28,22 @@ impl<P: Pmem> Ext4<P> {
                 feature: "inline_data",
             });
         }
+        if inode.has(InodeFlags::IMMUTABLE) {
+            return Err(Error::NotPermitted);
+        }
         Ok(inode)
+    }
+
+    /// Refuses to take a name from something that must keep it.
+    fn check_removable(dir: &Inode, inode: &Inode) -> Result<()> {
+        if dir.has(InodeFlags::APPEND)
+            || inode
+                .flags()
+                .intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND)
+        {
+            return Err(Error::NotPermitted);
+        }
+        Ok(())
     }
 
     fn check_new_name(&self, dir: &Inode, name: &[u8]) -> Result<()> {
@@ -61,6 +78,13 @@ impl<P: Pmem> Ext4<P> {
             let kind = FileType::from_mode(new.mode).ok_or(Error::Invalid)?;
             if kind == FileType::Directory {
                 fs.check_dir_links(&parent)?;
+            }
+            let mut new = new;
+            if parent.raw.i_mode.get() & S_ISGID != 0 {
+                new.gid = parent.gid();
+                if kind == FileType::Directory {
+                    new.mode |= S_ISGID;
+                }
             }
             let mut inode = fs.new_inode(&parent, new)?;
             if matches!(kind, FileType::Regular | FileType::Directory)
@@ -219,6 +243,12 @@ impl<P: Pmem> Ext4<P> {
             if inode.kind == FileType::Directory {
                 return Err(Error::IsDir);
             }
+            if inode
+                .flags()
+                .intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND)
+            {
+                return Err(Error::NotPermitted);
+            }
             if inode.raw.i_links_count.get() >= LINK_MAX {
                 return Err(Error::TooManyLinks);
             }
@@ -249,6 +279,7 @@ impl<P: Pmem> Ext4<P> {
             if inode.kind == FileType::Directory {
                 return Err(Error::IsDir);
             }
+            Self::check_removable(&parent, &inode)?;
             fs.remove_entry(&parent, fb, block, &entry)?;
             let now = fs.now();
             parent.set_mtime(now);
@@ -306,6 +337,7 @@ impl<P: Pmem> Ext4<P> {
             if !fs.is_empty_dir(&inode)? {
                 return Err(Error::NotEmpty);
             }
+            Self::check_removable(&parent, &inode)?;
             fs.remove_entry(&parent, fb, block, &entry)?;
             fs.count_subdir(&mut parent, false);
             let now = fs.now();
@@ -375,6 +407,7 @@ impl<P: Pmem> Ext4<P> {
         let (_, _, entry) = self.find_entry(&source, from)?.ok_or(Error::NotFound)?;
         let mut moved = self.inode(Ino(entry.ino))?;
         let is_dir = moved.kind == FileType::Directory;
+        Self::check_removable(&source, &moved)?;
         if is_dir && !same_dir {
             self.check_loop(&moved, &target)?;
         }
@@ -393,6 +426,7 @@ impl<P: Pmem> Ext4<P> {
                 (true, true) if !self.is_empty_dir(&victim)? => return Err(Error::NotEmpty),
                 _ => {}
             }
+            Self::check_removable(&target, &victim)?;
             self.replace_entry(&target, fb, block, &other, moved.ino, moved.kind)?;
             if is_dir {
                 self.count_subdir(&mut target, false);

@@ -4,6 +4,8 @@
 //! The list goes through `i_dtime`. The orphan file of newer file systems is
 //! emptied at mount and never written: the list is always allowed.
 
+use alloc::vec::Vec;
+
 use crate::disk::checksum::crc32c;
 use crate::disk::features::{Compat, RoCompat};
 use crate::error::{Error, Result};
@@ -127,11 +129,17 @@ impl<P: Pmem> Ext4<P> {
         self.put_inode(inode)
     }
 
-    fn recover_orphan_file(&mut self) -> Result<()> {
+    /// Calls `f` with each block of the orphan file, checked.
+    fn each_orphan_block(&self, f: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let file = self.special_inode(self.sb.s_orphan_file_inum.get())?;
-        let seed = file.seed(self.geo.seed);
-        let blocks = file.size().wrapping_shr(self.geo.block_shift);
         let wrong = Error::inode("the orphan file", file.ino);
+        if file.kind != FileType::Regular || !file.has_block_map() {
+            return Err(wrong);
+        }
+        let blocks = file.size().wrapping_shr(self.geo.block_shift);
+        if blocks > self.geo.blocks {
+            return Err(wrong);
+        }
         let tail = self.geo.bs().saturating_sub(ORPHAN_TAIL);
         for fb in 0..u32::try_from(blocks).map_err(|_| wrong)? {
             let Mapping::Mapped { block, .. } = self.map_block(&file, fb)? else {
@@ -141,31 +149,55 @@ impl<P: Pmem> Ext4<P> {
             if le32(&bytes, tail) != Some(ORPHAN_BLOCK_MAGIC) {
                 return Err(wrong);
             }
-            let sum = |bytes: &[u8]| {
-                let crc = crc32c(seed, &block.0.to_le_bytes());
-                crc32c(crc, bytes.get(..tail).unwrap_or(&[]))
-            };
-            if self.geo.has_csum() && le32(&bytes, tail.saturating_add(4)) != Some(sum(&bytes)) {
+            let sum = self.orphan_checksum(&file, block.0, &bytes);
+            if self.geo.has_csum() && le32(&bytes, tail.saturating_add(4)) != Some(sum) {
                 return Err(wrong);
             }
-            for (i, raw) in bytes.get(..tail).unwrap_or(&[]).chunks_exact(4).enumerate() {
+            f(block.0, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn orphan_checksum(&self, file: &Inode, block: u64, bytes: &[u8]) -> u32 {
+        let tail = self.geo.bs().saturating_sub(ORPHAN_TAIL);
+        let crc = crc32c(file.seed(self.geo.seed), &block.to_le_bytes());
+        crc32c(crc, bytes.get(..tail).unwrap_or(&[]))
+    }
+
+    /// Checks the orphan file, as Linux does at every mount.
+    pub(crate) fn check_orphan_file(&self) -> Result<()> {
+        if self.geo.compat.contains(Compat::ORPHAN_FILE) {
+            self.each_orphan_block(&mut |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn recover_orphan_file(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        let tail = self.geo.bs().saturating_sub(ORPHAN_TAIL);
+        self.each_orphan_block(&mut |block, bytes| {
+            let numbers = bytes.get(..tail).unwrap_or(&[]).chunks_exact(4);
+            for (i, raw) in numbers.enumerate() {
                 let ino = le32(raw, 0).unwrap_or(0);
-                if ino == 0 {
-                    continue;
+                if ino != 0 {
+                    found.push((block, i.saturating_mul(4), ino));
                 }
-                let at = i.saturating_mul(4);
-                self.run(|fs| {
-                    let mut inode = fs.orphan_inode(ino)?;
-                    fs.finish_orphan(&mut inode)?;
-                    fs.store.put_u32(block.0, at, 0)?;
-                    if fs.geo.has_csum() {
-                        let now = fs.store.read_block(block.0)?;
-                        fs.store
-                            .put_u32(block.0, tail.saturating_add(4), sum(&now))?;
-                    }
-                    Ok(())
-                })?;
             }
+            Ok(())
+        })?;
+        let file = self.special_inode(self.sb.s_orphan_file_inum.get())?;
+        for (block, at, ino) in found {
+            self.run(|fs| {
+                let mut inode = fs.orphan_inode(ino)?;
+                fs.finish_orphan(&mut inode)?;
+                fs.store.put_u32(block, at, 0)?;
+                if fs.geo.has_csum() {
+                    let now = fs.store.read_block(block)?;
+                    let sum = fs.orphan_checksum(&file, block, &now);
+                    fs.store.put_u32(block, tail.saturating_add(4), sum)?;
+                }
+                Ok(())
+            })?;
         }
         self.run(|fs| {
             let word = fs.geo.ro_compat.difference(RoCompat::ORPHAN_PRESENT);
