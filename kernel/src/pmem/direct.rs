@@ -2,7 +2,7 @@
 
 use super::{Machine, NfitSource, Reach, Source};
 use crate::boot::RegionKind;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{acpi, boot, mm};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -13,8 +13,16 @@ use quire_arch::{PhysAddr, VirtAddr, layout};
 pub struct DirectMap;
 
 impl Reach for DirectMap {
-    fn map(&self, range: Range<PhysAddr>) -> Result<VirtAddr> {
-        mm::map_pmem(range, false)
+    fn address(&self, range: Range<PhysAddr>) -> Result<VirtAddr> {
+        let bad = || Error::BadAddress {
+            addr: range.start.as_u64(),
+        };
+        let last = range.end.checked_sub(1).ok_or_else(bad)?;
+        layout::direct_map(last).ok_or_else(bad)?;
+        layout::direct_map(range.start).ok_or_else(bad)
+    }
+    fn map(&self, range: Range<PhysAddr>, writable: bool) -> Result<()> {
+        mm::map_pmem(range, writable).map(drop)
     }
     fn protect(&self, range: Range<PhysAddr>, writable: bool) -> Result<()> {
         mm::protect_pmem(range, writable)

@@ -161,12 +161,15 @@ impl Drop for HostMemory {
 }
 
 impl super::namespace::Reach for HostMemory {
-    fn map(
+    fn address(
         &self,
         range: core::ops::Range<quire_arch::PhysAddr>,
     ) -> crate::error::Result<quire_arch::VirtAddr> {
         assert_eq!(range.start, self.phys());
         Ok(quire_arch::VirtAddr(range.start.as_u64()))
+    }
+    fn map(&self, _: core::ops::Range<quire_arch::PhysAddr>, _: bool) -> crate::error::Result<()> {
+        Ok(())
     }
     fn protect(
         &self,

@@ -64,9 +64,15 @@ pub fn init(sources: &[&dyn Source], machine: &dyn Machine, reach: &Arc<dyn Reac
     }
     for (number, region) in found.regions.iter().enumerate() {
         let is_ram = |range: Range<u64>| machine.is_ram(range);
-        match attach(number, region.clone(), reach.clone(), &is_ram) {
+        let (start, free) = (crate::sched::now_ns(), crate::mm::stats().free);
+        let attached = attach(number, region.clone(), reach.clone(), &is_ram);
+        // What attaching costs must not depend on the size: it is measured at
+        // every start.
+        let ns = crate::sched::now_ns().saturating_sub(start);
+        let ram = free.saturating_sub(crate::mm::stats().free);
+        match attached {
             Ok(namespace) => log::info!(
-                "pmem: {} base={} size={} domain={}{}",
+                "pmem: {} base={} size={} domain={}{} ns={ns} ram={ram}",
                 namespace.name(),
                 namespace.phys(),
                 namespace.len(),

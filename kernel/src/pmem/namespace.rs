@@ -1,8 +1,8 @@
 //! Namespaces: what can be mounted, formatted or mapped, by name.
 //!
 //! A region without labels is one raw namespace, `pmem0`, `pmem1`, … in the
-//! order of addresses. Its memory stands in the direct map, write-back and
-//! never executable, and **read-only** until somebody claims it for writing;
+//! order of addresses. Its memory enters the direct map a GiB at a time, when it
+//! is first used: write-back, never executable, and **read-only** until somebody claims it for writing;
 //! it is read-only again when the claim goes.
 //!
 //! A claim is exclusive and has a name ("mounted at /pmem0", "mkfs.ext4"), so
@@ -20,21 +20,38 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use quire_arch::{PhysAddr, VirtAddr, cache};
 use quire_fs::{MediaError, Pmem};
 
 /// How the memory of a region is reached. The kernel's own is
 /// [`DirectMap`](super::DirectMap); tests bring ordinary memory.
 pub trait Reach: Send + Sync {
-    /// Makes the bytes readable at the returned address.
-    fn map(&self, range: Range<PhysAddr>) -> Result<VirtAddr>;
-    /// Allows or forbids stores there.
+    /// Where the bytes will be found once they are mapped.
+    fn address(&self, range: Range<PhysAddr>) -> Result<VirtAddr>;
+    /// Makes bytes readable, and writable if so said, at their address.
+    fn map(&self, range: Range<PhysAddr>, writable: bool) -> Result<()>;
+    /// Allows or forbids stores to mapped bytes.
     fn protect(&self, range: Range<PhysAddr>, writable: bool) -> Result<()>;
-    /// Undoes `map`.
+    /// Undoes `map`, as far as it was done.
     fn unmap(&self, range: Range<PhysAddr>) -> Result<()>;
     /// Maps a device register of eight bytes (a flush hint).
     fn map_register(&self, at: PhysAddr) -> Result<VirtAddr>;
 }
+
+/// Which parts of a namespace are in the direct map.
+///
+/// They are mapped by the GiB when first used, so that attaching does not
+/// depend on the size.
+struct Windows {
+    /// A bit for each, in order.
+    mapped: Vec<AtomicU64>,
+    /// Orders mapping, and changes of the right to store.
+    writable: SpinLock<bool>,
+}
+
+/// Bytes in a window, and its alignment in physical memory.
+const WINDOW: u64 = 1 << 30;
 
 /// A namespace.
 pub struct Namespace {
@@ -42,6 +59,7 @@ pub struct Namespace {
     region: Region,
     map: Arc<Pgmap>,
     base: VirtAddr,
+    windows: Windows,
     hints: Vec<VirtAddr>,
     reach: Arc<dyn Reach>,
     user: SpinLock<Option<String>>,
@@ -69,7 +87,8 @@ impl Namespace {
             let _ = map.release();
             error
         };
-        let base = reach.map(range).map_err(give_up)?;
+        let windows = Windows::new(&region.range);
+        let base = reach.address(range).map_err(give_up)?;
         let mut hints = Vec::new();
         for hint in &region.flush_hints {
             match reach.map_register(PhysAddr(*hint)) {
@@ -82,6 +101,7 @@ impl Namespace {
             region,
             map,
             base,
+            windows,
             hints,
             reach,
             user: SpinLock::new(None),
@@ -128,10 +148,6 @@ impl Namespace {
         self.user.lock().clone()
     }
 
-    fn range(&self) -> Range<PhysAddr> {
-        PhysAddr(self.region.range.start)..PhysAddr(self.region.range.end)
-    }
-
     /// Takes it for exclusive use, as `user`. With `write`, stores become
     /// possible as long as the claim lives.
     pub fn claim(self: &Arc<Self>, user: impl Into<String>, write: bool) -> Result<Claim> {
@@ -153,9 +169,83 @@ impl Namespace {
             writable: write,
         }));
         if write {
-            self.reach.protect(self.range(), true)?;
+            self.set_writable(true)?;
         }
         Ok(claim)
+    }
+
+    /// The part of window `nth` that is the namespace's.
+    fn window(&self, nth: u64) -> Range<PhysAddr> {
+        let range = &self.region.range;
+        let first = (range.start / WINDOW + nth) * WINDOW;
+        PhysAddr(first.max(range.start))..PhysAddr((first + WINDOW).min(range.end))
+    }
+
+    /// Sees to it that bytes (checked to be inside) are in the direct map.
+    fn ensure_mapped(&self, off: u64, len: u64) -> Result<()> {
+        let start = self.region.range.start;
+        let nth = |at: u64| (start + at) / WINDOW - start / WINDOW;
+        for window in nth(off)..=nth(off + len.saturating_sub(1)) {
+            if self.windows.is_mapped(window) {
+                continue;
+            }
+            let writable = self.windows.writable.lock();
+            if !self.windows.is_mapped(window) {
+                self.reach.map(self.window(window), *writable)?;
+                self.windows.set_mapped(window);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_writable(&self, allow: bool) -> Result<()> {
+        let mut writable = self.windows.writable.lock();
+        for window in 0..self.windows.len() {
+            if self.windows.is_mapped(window) {
+                self.reach.protect(self.window(window), allow)?;
+            }
+        }
+        *writable = allow;
+        Ok(())
+    }
+
+    fn unmap(&self) -> Result<()> {
+        let _order = self.windows.writable.lock();
+        for window in 0..self.windows.len() {
+            if self.windows.is_mapped(window) {
+                self.reach.unmap(self.window(window))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Windows {
+    fn new(range: &Range<u64>) -> Self {
+        let count = range.end.div_ceil(WINDOW) - range.start / WINDOW;
+        Self {
+            mapped: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            writable: SpinLock::new(false),
+        }
+    }
+
+    /// Windows that may be mapped; those beyond the namespace never are.
+    fn len(&self) -> u64 {
+        self.mapped.len() as u64 * 64
+    }
+
+    fn is_mapped(&self, nth: u64) -> bool {
+        // Acquire pairs with the Release below: who sees the bit sees the
+        // leaves.
+        self.mapped
+            .get((nth / 64) as usize)
+            .is_some_and(|word| word.load(Ordering::Acquire) >> (nth % 64) & 1 != 0)
+    }
+
+    fn set_mapped(&self, nth: u64) {
+        if let Some(word) = self.mapped.get((nth / 64) as usize) {
+            word.fetch_or(1 << (nth % 64), Ordering::Release);
+        }
     }
 }
 
@@ -168,7 +258,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let namespace = &self.namespace;
         if self.writable
-            && let Err(error) = namespace.reach.protect(namespace.range(), false)
+            && let Err(error) = namespace.set_writable(false)
         {
             log::error!("{}: stays writable: {error}", namespace.name);
         }
@@ -221,9 +311,17 @@ impl KernelPmem {
     fn at(&self, off: u64, len: u64) -> Result<*mut u8, MediaError> {
         let namespace = self.namespace();
         match off.checked_add(len) {
-            Some(end) if end <= namespace.len() => Ok((namespace.base + off).as_mut_ptr()),
-            _ => Err(MediaError::OutOfRange { offset: off, len }),
+            Some(end) if end <= namespace.len() => {}
+            _ => return Err(MediaError::OutOfRange { offset: off, len }),
         }
+        if let Err(error) = namespace.ensure_mapped(off, len) {
+            log::error!(
+                "{}: offset {off:#x} can't be mapped: {error}",
+                namespace.name
+            );
+            return Err(MediaError::Host);
+        }
+        Ok((namespace.base + off).as_mut_ptr())
     }
 
     fn writable_at(&self, off: u64, len: u64) -> Result<*mut u8, MediaError> {
@@ -383,7 +481,7 @@ pub fn detach(name: &str, deadline_ns: u64) -> Result<()> {
         )));
     }
     ALL.lock().retain(|other| !Arc::ptr_eq(other, &namespace));
-    namespace.reach.unmap(namespace.range())?;
+    namespace.unmap()?;
     namespace.map.release()
 }
 
