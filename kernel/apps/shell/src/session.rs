@@ -1,5 +1,6 @@
 //! From the kernel's command line to the prompt: what the image does.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -18,6 +19,8 @@ use crate::format::human;
 struct Serial {
     interactive: bool,
     editor: Editor,
+    /// What was typed while a command ran.
+    ahead: VecDeque<u8>,
 }
 
 const WIDTH: usize = 80;
@@ -36,25 +39,25 @@ impl Console for Serial {
         if !self.interactive {
             return None;
         }
+        let mut editor = core::mem::take(&mut self.editor);
         let mut screen = Vec::new();
-        self.editor.begin(b"> ", &mut screen);
-        loop {
-            self.output(&core::mem::take(&mut screen));
-            match self
-                .editor
-                .feed(io::read_byte(), &NoCompletion, &mut screen)
-            {
+        editor.begin(b"> ", &mut screen);
+        let line = loop {
+            self.show(&mut screen);
+            let byte = self.next_byte();
+            match editor.feed(byte, &NoCompletion, &mut screen) {
                 Action::None => {}
-                Action::Line(line) => {
-                    self.output(&screen);
-                    return Some(line);
-                }
-                Action::Cancelled | Action::End => {
-                    self.output(&screen);
-                    return None;
-                }
+                Action::Line(line) => break Some(line),
+                Action::Cancelled | Action::End => break None,
             }
-        }
+        };
+        self.show(&mut screen);
+        self.editor = editor;
+        line
+    }
+
+    fn next_byte(&mut self) -> u8 {
+        self.ahead.pop_front().unwrap_or_else(io::read_byte)
     }
 
     fn width(&self) -> Option<usize> {
@@ -62,8 +65,20 @@ impl Console for Serial {
     }
 
     fn interrupted(&mut self) -> bool {
-        // What else was typed ahead is lost; nothing waits for it.
-        self.interactive && core::iter::from_fn(io::try_read_byte).any(|byte| byte == 0x03)
+        if !self.interactive {
+            return false;
+        }
+        let mut stop = false;
+        while let Some(byte) = io::try_read_byte() {
+            if byte == 0x03 {
+                // What was typed before it is thrown away, as at the prompt.
+                self.ahead.clear();
+                stop = true;
+            } else {
+                self.ahead.push_back(byte);
+            }
+        }
+        stop
     }
 }
 
@@ -109,6 +124,7 @@ pub fn start() -> u8 {
     let mut serial = Serial {
         interactive: exec.is_none(),
         editor: Editor::new(WIDTH),
+        ahead: VecDeque::new(),
     };
     let mut env = Env::new(quire::app::fs::tree(), &mut serial, true);
     let mut status = 0;
@@ -140,27 +156,37 @@ fn interact(mut env: Env) -> u8 {
     let banner = banner(env.vfs);
     env.console.output(banner.as_bytes());
     let mut editor = Editor::new(WIDTH);
-    let mut screen = Vec::new();
     loop {
         let prompt = format!("quire:{}# ", shown(&env.cwd));
-        editor.begin(prompt.as_bytes(), &mut screen);
-        let line = loop {
-            env.console.output(&core::mem::take(&mut screen));
-            let byte = io::read_byte();
-            match editor.feed(byte, &FromEnv(&env), &mut screen) {
-                Action::None => {}
-                Action::Line(line) => break line,
-                Action::Cancelled => break Vec::new(),
-                Action::End => {
-                    screen.extend_from_slice(b"(type `poweroff` to leave)\r\n");
-                    break Vec::new();
-                }
-            }
-        };
-        env.console.output(&core::mem::take(&mut screen));
+        let line = env.prompt(&mut editor, prompt.as_bytes());
+        env.stopped = false;
         run(&mut env, &line);
         if let Some(status) = env.leaving {
             return status;
+        }
+    }
+}
+
+impl Env<'_> {
+    /// Reads a command line at the prompt, with history and completion.
+    fn prompt(&mut self, editor: &mut Editor, prompt: &[u8]) -> Vec<u8> {
+        let mut screen = Vec::new();
+        editor.begin(prompt, &mut screen);
+        loop {
+            self.console.show(&mut screen);
+            let byte = self.console.next_byte();
+            let action = editor.feed(byte, &FromEnv(self), &mut screen);
+            let line = match action {
+                Action::None => continue,
+                Action::Line(line) => line,
+                Action::Cancelled => Vec::new(),
+                Action::End => {
+                    screen.extend_from_slice(b"(type `poweroff` to leave)\r\n");
+                    Vec::new()
+                }
+            };
+            self.console.show(&mut screen);
+            return line;
         }
     }
 }
