@@ -273,7 +273,7 @@ fn start(prepared: &Prepared, args: &RunArgs, scratch: Scratch) -> Result<u8> {
         };
         eprintln!(
             "quire: waiting for a debugger; in another terminal:\n\
-             quire:   {gdb} {shown} -ex 'target remote :{port}' -ex 'hbreak kernel_main' -ex continue"
+             quire:   {gdb} {shown} -ex 'target remote :{port}' -ex 'hbreak _start' -ex continue"
         );
     }
     let mut guest = Guest::start(&prepared.qemu, &prepared.machine.arguments())?;

@@ -20,6 +20,7 @@ use quire_qemu::workspace::Workspace;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 /// Time for one session, longer than any should take on a busy machine.
@@ -35,7 +36,9 @@ impl Lab {
     /// Makes the directory; `name` tells whose it is when it is left behind.
     pub fn new(name: &str) -> Self {
         launcher();
-        let dir = shared().join(format!("{name}-{}", std::process::id()));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = shared().join(format!("{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for the test");
         Self { dir }
     }

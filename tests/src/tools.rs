@@ -45,6 +45,13 @@ pub fn debugfs(image: &Path, commands: &str) -> String {
     text
 }
 
+/// Runs the debugfs commands in a file on an image, writing.
+#[track_caller]
+pub fn debugfs_script(image: &Path, script: &Path) {
+    let (done, text) = run(tool("debugfs").arg("-w").arg("-f").arg(script).arg(image));
+    assert!(done, "debugfs -f {}:\n{text}", script.display());
+}
+
 /// The content of one file of an image, read by debugfs.
 #[track_caller]
 pub fn read_file(image: &Path, path: &str) -> Vec<u8> {

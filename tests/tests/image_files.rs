@@ -143,3 +143,46 @@ fn a_damaged_object_is_named_and_the_rest_printed() {
     );
     assert!(errors.contains("/bad"), "{errors}");
 }
+
+#[test]
+fn shell_commands_work_on_an_image() {
+    let lab = Lab::new("run");
+    let made = fs(&lab, &["mkfs", "fs.img", "--size", "64M", "-L", "tools"]);
+    assert_eq!(
+        made.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    tools::assert_clean(&lab.path("fs.img"));
+    std::fs::write(lab.path("host-file"), vec![5; 300_000]).expect("write");
+    std::fs::write(
+        lab.path("script"),
+        "mkdir -p /a/b; echo hello > /a/b/f; mv /a/b/f /a/g; ln -s g /a/s\ncat /a/s\n",
+    )
+    .expect("write");
+    let output = fs(&lab, &["run", "fs.img", "script"]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.stdout, b"hello\n");
+    for args in [
+        &["put", "fs.img", "host-file", "/a/put"][..],
+        &["mkdir", "fs.img", "/made"],
+        &["rm", "fs.img", "/a/s"],
+        &["get", "fs.img", "/a/put", "back"],
+        &["stat", "fs.img", "/a/put"],
+    ] {
+        let output = fs(&lab, args);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {errors}");
+    }
+    assert!(std::fs::read(lab.path("back")).expect("copied back") == vec![5; 300_000]);
+    assert_eq!(fs(&lab, &["ls", "fs.img", "/a"]).stdout, b"b\ng\nput\n");
+    assert_eq!(fs(&lab, &["cat", "fs.img", "/a/g"]).stdout, b"hello\n");
+    assert_eq!(fs(&lab, &["cat", "fs.img", "/not"]).status.code(), Some(3));
+    tools::assert_clean(&lab.path("fs.img"));
+}

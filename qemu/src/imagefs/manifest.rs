@@ -20,8 +20,8 @@ use std::path::Path;
 const CHUNK: usize = 1 << 20;
 
 /// Prints the manifest of an image; the exit status.
-pub fn run(image: &Path) -> u8 {
-    let fs = match super::mount(image) {
+pub fn run(image: &Path, writable: bool) -> u8 {
+    let fs = match super::mount(image, writable) {
         Ok(fs) => fs,
         Err(e) => return super::refuse(image, e),
     };
@@ -31,6 +31,10 @@ pub fn run(image: &Path) -> u8 {
     walk.all();
     let damaged = walk.damaged;
     let objects = walk.objects();
+    if writable && let Err(e) = fs.unmount() {
+        eprintln!("quire: {}: cannot unmount: {e}", image.display());
+        return super::DAMAGED;
+    }
     if let Err(e) = print(&objects) {
         eprintln!("quire: cannot write standard output: {e}");
         return super::DAMAGED;

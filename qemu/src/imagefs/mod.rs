@@ -25,7 +25,7 @@ pub const DAMAGED: u8 = 3;
 /// Runs a command; the exit status.
 pub fn run(command: &FsCommand) -> u8 {
     match command {
-        FsCommand::Manifest { image } => manifest::run(image),
+        FsCommand::Manifest { image, rw } => manifest::run(image, *rw),
         FsCommand::Mkfs {
             image,
             size,
@@ -78,11 +78,11 @@ pub fn refuse(image: &Path, reason: impl Display) -> u8 {
     REFUSED
 }
 
-/// Opens and mounts an image, for reading.
-pub fn mount(image: &Path) -> Result<Ext4<FilePmem>, String> {
-    let pmem = FilePmem::open(image, false).map_err(|e| e.to_string())?;
+/// Opens and mounts an image.
+pub fn mount(image: &Path, writable: bool) -> Result<Ext4<FilePmem>, String> {
+    let pmem = FilePmem::open(image, writable).map_err(|e| e.to_string())?;
     let options = MountOptions {
-        writable: false,
+        writable,
         now: || Timestamp::from_secs(now()),
     };
     Ext4::mount(pmem, options).map_err(|e| e.to_string())

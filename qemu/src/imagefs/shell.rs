@@ -82,7 +82,8 @@ pub fn command(name: &str, arguments: &[String]) -> Vec<u8> {
 pub fn get(image: &Path, from: &str, to: Option<&Path>) -> u8 {
     with_mounted(image, false, |vfs| {
         let copied = (|| -> Result<(), String> {
-            let options = quire::vfs::OpenOptions::new();
+            let mut options = quire::vfs::OpenOptions::new();
+            options.read(true);
             let file = vfs
                 .open(from.as_bytes(), &options)
                 .map_err(|e| format!("/{}: {e}", from.trim_start_matches('/')))?;

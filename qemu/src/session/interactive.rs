@@ -3,7 +3,7 @@
 //! Ctrl-A X leaves, Ctrl-A Ctrl-A sends one Ctrl-A. When standard input is
 //! not a terminal its bytes are held back until the guest's application asks
 //! for input: the firmware would otherwise eat them, or take one for the key
-//! that opens its menu. At the end of such input Ctrl-D is sent.
+//! that opens its menu. The end of such input powers the guest off.
 
 use super::framed::Outcome;
 use super::guest::{Event, Guest, signal_status};
@@ -20,10 +20,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const CTRL_A: u8 = 0x01;
-const CTRL_D: u8 = 0x04;
 
-/// What the guest prints once its kernel reads the console.
-pub const READY: &str = "quire> ";
+/// Sent at the end of input that nobody types.
+const GOOD_BYE: &[u8] = b"\npoweroff\n";
+
+/// The beginning of the shell's prompt: from here on input is read.
+pub const READY: &str = "quire:/";
 
 /// The terminal in raw mode; dropping it restores what was.
 #[derive(Debug)]
@@ -110,7 +112,7 @@ fn carry_input(mut to: ChildStdin, sender: &Sender<Event>, held: Option<Receiver
         };
         let mut bytes = Vec::with_capacity(n);
         let leave = if n == 0 {
-            bytes.push(CTRL_D);
+            bytes.extend_from_slice(GOOD_BYE);
             false
         } else if typed {
             keys.feed(&buffer[..n], &mut bytes)
