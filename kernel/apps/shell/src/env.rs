@@ -24,6 +24,22 @@ pub trait Console {
     fn read_line(&mut self) -> Option<Vec<u8>> {
         None
     }
+    /// The next byte that is typed; Ctrl-D where nobody types.
+    fn next_byte(&mut self) -> u8 {
+        0x04
+    }
+    /// Shows what a line editor wants shown, and empties it. A console puts a
+    /// return before each line feed by itself, so that one is left out.
+    fn show(&mut self, screen: &mut Vec<u8>) {
+        let bytes = core::mem::take(screen);
+        let mut shown = Vec::with_capacity(bytes.len());
+        for (index, byte) in bytes.iter().enumerate() {
+            if *byte != b'\r' || bytes.get(index + 1) != Some(&b'\n') {
+                shown.push(*byte);
+            }
+        }
+        self.output(&shown);
+    }
     /// The terminal's width, when a person sits there.
     fn width(&self) -> Option<usize> {
         None
@@ -46,6 +62,8 @@ pub struct Env<'a> {
     pub machine: bool,
     /// Set by `exit`: leave with this status.
     pub leaving: Option<u8>,
+    /// Set when the person asked to stop; ends the script that runs.
+    pub stopped: bool,
     /// Files that `map` holds in the address space, by their paths.
     pub mappings: Vec<(Vec<u8>, Mapping)>,
 }
@@ -59,6 +77,7 @@ impl<'a> Env<'a> {
             cwd: b"/".to_vec(),
             machine,
             leaving: None,
+            stopped: false,
             mappings: Vec::new(),
         }
     }
@@ -294,6 +313,7 @@ impl Context<'_, '_> {
     /// Ends the command if the person at the terminal wants that.
     pub fn check_interrupt(&mut self) -> Outcome {
         if self.env.console.interrupted() {
+            self.env.stopped = true;
             self.complain("interrupted");
             return Err(Failure::Status(1));
         }

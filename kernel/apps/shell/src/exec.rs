@@ -57,7 +57,7 @@ pub fn run(env: &mut Env, script: &[u8]) -> u8 {
                 first_failure
             };
         }
-        if env.console.interrupted() {
+        if env.stopped || env.console.interrupted() {
             break;
         }
     }

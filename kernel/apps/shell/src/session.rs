@@ -6,7 +6,6 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use quire::app::{io, mount, system};
-use quire::sync::SpinLock;
 use quire::vfs::Vfs;
 
 use crate::complete::FromEnv;
@@ -20,20 +19,11 @@ use crate::format::human;
 struct Serial {
     interactive: bool,
     editor: Editor,
+    /// What was typed while a command ran.
+    ahead: VecDeque<u8>,
 }
 
 const WIDTH: usize = 80;
-
-const CTRL_C: u8 = 0x03;
-
-/// What was typed while a command ran and nobody has read yet.
-static AHEAD: SpinLock<VecDeque<u8>> = SpinLock::new(VecDeque::new());
-
-/// The next byte typed; waits for it.
-fn read_byte() -> u8 {
-    let ahead = AHEAD.lock().pop_front();
-    ahead.unwrap_or_else(io::read_byte)
-}
 
 impl Console for Serial {
     fn output(&mut self, bytes: &[u8]) {
@@ -49,22 +39,25 @@ impl Console for Serial {
         if !self.interactive {
             return None;
         }
+        let mut editor = core::mem::take(&mut self.editor);
         let mut screen = Vec::new();
-        self.editor.begin(b"> ", &mut screen);
-        loop {
-            self.output(&core::mem::take(&mut screen));
-            match self.editor.feed(read_byte(), &NoCompletion, &mut screen) {
+        editor.begin(b"> ", &mut screen);
+        let line = loop {
+            self.show(&mut screen);
+            let byte = self.next_byte();
+            match editor.feed(byte, &NoCompletion, &mut screen) {
                 Action::None => {}
-                Action::Line(line) => {
-                    self.output(&screen);
-                    return Some(line);
-                }
-                Action::Cancelled | Action::End => {
-                    self.output(&screen);
-                    return None;
-                }
+                Action::Line(line) => break Some(line),
+                Action::Cancelled | Action::End => break None,
             }
-        }
+        };
+        self.show(&mut screen);
+        self.editor = editor;
+        line
+    }
+
+    fn next_byte(&mut self) -> u8 {
+        self.ahead.pop_front().unwrap_or_else(io::read_byte)
     }
 
     fn width(&self) -> Option<usize> {
@@ -75,16 +68,17 @@ impl Console for Serial {
         if !self.interactive {
             return false;
         }
-        // Reading may wait for the console: no lock is held meanwhile.
+        let mut stop = false;
         while let Some(byte) = io::try_read_byte() {
-            if byte == CTRL_C {
-                // What was typed before it was for a command that is stopped.
-                AHEAD.lock().clear();
-                return true;
+            if byte == 0x03 {
+                // What was typed before it is thrown away, as at the prompt.
+                self.ahead.clear();
+                stop = true;
+            } else {
+                self.ahead.push_back(byte);
             }
-            AHEAD.lock().push_back(byte);
         }
-        false
+        stop
     }
 }
 
@@ -130,6 +124,7 @@ pub fn start() -> u8 {
     let mut serial = Serial {
         interactive: exec.is_none(),
         editor: Editor::new(WIDTH),
+        ahead: VecDeque::new(),
     };
     let mut env = Env::new(quire::app::fs::tree(), &mut serial, true);
     let mut status = 0;
@@ -161,27 +156,37 @@ fn interact(mut env: Env) -> u8 {
     let banner = banner(env.vfs);
     env.console.output(banner.as_bytes());
     let mut editor = Editor::new(WIDTH);
-    let mut screen = Vec::new();
     loop {
         let prompt = format!("quire:{}# ", shown(&env.cwd));
-        editor.begin(prompt.as_bytes(), &mut screen);
-        let line = loop {
-            env.console.output(&core::mem::take(&mut screen));
-            let byte = read_byte();
-            match editor.feed(byte, &FromEnv(&env), &mut screen) {
-                Action::None => {}
-                Action::Line(line) => break line,
-                Action::Cancelled => break Vec::new(),
-                Action::End => {
-                    screen.extend_from_slice(b"(type `poweroff` to leave)\r\n");
-                    break Vec::new();
-                }
-            }
-        };
-        env.console.output(&core::mem::take(&mut screen));
+        let line = env.prompt(&mut editor, prompt.as_bytes());
+        env.stopped = false;
         run(&mut env, &line);
         if let Some(status) = env.leaving {
             return status;
+        }
+    }
+}
+
+impl Env<'_> {
+    /// Reads a command line at the prompt, with history and completion.
+    fn prompt(&mut self, editor: &mut Editor, prompt: &[u8]) -> Vec<u8> {
+        let mut screen = Vec::new();
+        editor.begin(prompt, &mut screen);
+        loop {
+            self.console.show(&mut screen);
+            let byte = self.console.next_byte();
+            let action = editor.feed(byte, &FromEnv(self), &mut screen);
+            let line = match action {
+                Action::None => continue,
+                Action::Line(line) => line,
+                Action::Cancelled => Vec::new(),
+                Action::End => {
+                    screen.extend_from_slice(b"(type `poweroff` to leave)\r\n");
+                    Vec::new()
+                }
+            };
+            self.console.show(&mut screen);
+            return line;
         }
     }
 }

@@ -156,8 +156,14 @@ fn sleep(ctx: &mut Context) -> Outcome {
         return usage("one number of seconds");
     };
     match duration(text) {
-        Some(time) => {
-            quire::app::thread::sleep(time);
+        Some(mut time) => {
+            // In short pieces, so that Ctrl-C is heard.
+            while !time.is_zero() {
+                let piece = time.min(Duration::from_millis(100));
+                quire::app::thread::sleep(piece);
+                time -= piece;
+                ctx.check_interrupt()?;
+            }
             Ok(())
         }
         None => usage("a number of seconds"),
