@@ -1,5 +1,7 @@
 //! Group descriptors: read where they are used, checked once.
 
+use alloc::vec::Vec;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::disk::features::{Incompat, RoCompat};
@@ -50,15 +52,15 @@ impl<P: Pmem> Ext4<P> {
     fn desc_checksum(&self, group: u32, desc: &GroupDesc) -> Result<u16> {
         let wrong = Error::corrupt("no such group", Place::Group(group));
         let size = usize::from(self.geo.desc_size);
-        let mut whole = [0; crate::disk::group::MAX_DESC_SIZE as usize];
+        let mut whole = Vec::new();
         let raw = match desc.as_bytes().get(..size) {
             Some(raw) => raw,
             None => {
                 // Longer than the known fields: the rest comes as it is.
                 let (block, off) = self.geo.desc_location(group).ok_or(wrong)?;
-                let raw = whole.get_mut(..size).ok_or(wrong)?;
-                self.store.read(block, off, raw)?;
-                raw
+                whole.resize(size, 0);
+                self.store.read(block, off, &mut whole)?;
+                &whole
             }
         };
         Ok(if self.geo.ro_compat.contains(RoCompat::METADATA_CSUM) {

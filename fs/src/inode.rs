@@ -138,16 +138,22 @@ impl<P: Pmem> Ext4<P> {
     pub(crate) fn inode_location(&self, ino: u32) -> Result<(u64, usize)> {
         let wrong = Error::inode("no such inode", ino);
         let (group, index) = self.geo.group_of_inode(ino).ok_or(wrong)?;
-        let desc = self.readable_desc(group)?;
         let byte = u64::from(index).saturating_mul(u64::from(self.geo.inode_size));
-        let table = desc.inode_table();
-        let end = table.saturating_add(u64::from(self.geo.itable_blocks));
-        if table <= u64::from(self.geo.first_data_block) || end > self.geo.blocks {
-            return Err(Error::corrupt(
-                "inode table outside the file system",
-                crate::error::Place::Group(group),
-            ));
-        }
+        let table = match self.alloc.tables.get(group) {
+            Some(table) => table,
+            None => {
+                let table = self.readable_desc(group)?.inode_table();
+                let end = table.saturating_add(u64::from(self.geo.itable_blocks));
+                if table <= u64::from(self.geo.first_data_block) || end > self.geo.blocks {
+                    return Err(Error::corrupt(
+                        "inode table outside the file system",
+                        crate::error::Place::Group(group),
+                    ));
+                }
+                self.alloc.tables.set(group, table);
+                table
+            }
+        };
         let block = table.saturating_add(byte.wrapping_shr(self.geo.block_shift));
         let off = byte as usize & (self.geo.bs().saturating_sub(1));
         Ok((block, off))

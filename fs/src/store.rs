@@ -271,8 +271,13 @@ impl<P: Pmem> Store<P> {
     }
 
     fn tag(kind: Checked, number: u64) -> u64 {
-        // An odd multiplier keeps the numbers of one kind apart.
-        number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((kind as u64) << 56) | 1
+        // Odd multipliers keep numbers apart; the kind must reach the slot.
+        let mixed = number ^ ((kind as u64) << 58);
+        mixed
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_right(29)
+            .wrapping_mul(0xd6e8_feb8_6659_fd93)
+            | 1
     }
 
     fn slot(&self, tag: u64) -> Option<&AtomicU64> {

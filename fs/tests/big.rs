@@ -344,3 +344,70 @@ fn three_levels_of_index() {
         fsck(&image);
     }
 }
+
+#[test]
+fn the_orphan_file_is_emptied_at_mount() {
+    use quire_fs::disk::checksum::crc32c;
+    use quire_fs::disk::inode::inode_seed;
+    use std::os::unix::fs::FileExt;
+
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(
+        tmp.path(),
+        "file",
+        "16M",
+        &["-b", "4096", "-O", "orphan_file"],
+        None,
+    );
+    let mut fs = mount_rw(&image);
+    let free = fs.statfs();
+    let root = fs.root();
+    let f = fs.create(root, b"f", 0o644, 0, 0).unwrap();
+    fs.write(f, 0, &[1; 50_000]).unwrap();
+    fs.unlink(root, b"f", Release::Later).unwrap();
+    let sb = *fs.superblock();
+    drop(fs);
+    // From the list to the file, as Linux would have done it.
+    let holder = sb.s_orphan_file_inum.get();
+    let ask = |what: &str| {
+        let mut cmd = std::process::Command::new("debugfs");
+        let out = common::run(cmd.arg("-R").arg(what).arg(&image)).stdout;
+        String::from_utf8(out).unwrap()
+    };
+    let block: u64 = ask(&format!("bmap <{holder}> 0")).trim().parse().unwrap();
+    let stat = ask(&format!("stat <{holder}>"));
+    let generation = stat.split("Generation: ").nth(1).unwrap();
+    let generation: u32 = generation
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .unwrap();
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, block * 4096).unwrap();
+    bytes[40..44].copy_from_slice(&f.0.to_le_bytes());
+    let mut crc = inode_seed(sb.checksum_seed(), holder, generation);
+    crc = crc32c(crc, &block.to_le_bytes());
+    crc = crc32c(crc, &bytes[..4088]);
+    bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+    file.write_all_at(&bytes, block * 4096).unwrap();
+    common::edit_superblock(&image, |sb| {
+        sb.s_last_orphan.set(0);
+        sb.s_feature_ro_compat
+            .set(sb.s_feature_ro_compat.get() | 0x1_0000);
+    });
+    let fs = mount_rw(&image);
+    assert_eq!(fs.statfs(), free);
+    fs.unmount().unwrap();
+    fsck(&image);
+    // A damaged one is refused, even for reading.
+    bytes[4092] ^= 1;
+    file.write_all_at(&bytes, block * 4096).unwrap();
+    let again = quire_fs::FilePmem::open(&image, false).unwrap();
+    assert!(quire_fs::Ext4::mount(again, common::options(false)).is_err());
+}

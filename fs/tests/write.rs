@@ -3,23 +3,29 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::model::Model;
 use common::{Rng, assert_same, fsck, image_tree, mkfs, mount, mount_rw};
 
 fn history(name: &str, size: &str, opts: &[&str], seed: u64, steps: usize) {
     let tmp = tempfile::tempdir().unwrap();
     let image = mkfs(tmp.path(), name, size, opts, None);
+    history_on(&image, name, seed, steps);
+}
+
+fn history_on(image: &Path, name: &str, seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let mut model = Model::new();
     for round in 0..3 {
-        let mut fs = mount_rw(&image);
+        let mut fs = mount_rw(image);
         for _ in 0..steps {
             model.step(&mut fs, &mut rng);
         }
         assert_same(&image_tree(&fs), &model.tree());
         fs.unmount().unwrap();
-        fsck(&image);
-        let fs = mount(&image);
+        fsck(image);
+        let fs = mount(image);
         assert_same(&image_tree(&fs), &model.tree());
         model.check_xattrs(&fs);
         println!("{name}: round {round} is good");
@@ -97,4 +103,34 @@ fn other_layouts() {
 fn a_full_file_system() {
     history("full", "4M", &["-b", "1024", "-N", "64"], 18, 600);
     history("full-4k", "8M", &["-O", "^has_journal"], 19, 600);
+}
+
+#[test]
+fn on_file_systems_of_our_own() {
+    use quire_fs::FilePmem;
+    use quire_fs::mkfs::{MkfsOptions, mkfs};
+
+    let tmp = tempfile::tempdir().unwrap();
+    for (seed, block_size, size) in [(30, 4096, 64_u64 << 20), (31, 1024, 24 << 20)] {
+        let image = tmp.path().join("own");
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(size)
+            .unwrap();
+        let pmem = FilePmem::open(&image, true).unwrap();
+        let mut hash_seed = [7; 16];
+        hash_seed[0] = seed;
+        let options = MkfsOptions {
+            block_size,
+            uuid: [9; 16],
+            hash_seed,
+            now: common::clock(),
+            force: true,
+            ..MkfsOptions::default()
+        };
+        mkfs(&pmem, &options).unwrap();
+        drop(pmem);
+        fsck(&image);
+        history_on(&image, "own", u64::from(seed), 400);
+    }
 }

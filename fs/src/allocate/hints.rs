@@ -1,8 +1,10 @@
 //! What a writable mount remembers in memory to find free space fast, and
 //! which deleted inodes are still open.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// One bit for each group.
 #[derive(Debug, Default)]
@@ -44,12 +46,57 @@ impl GroupSet {
     }
 }
 
-/// Memory of a writable mount. Losing any of it costs time, never
+/// Slots of [`Tables`].
+const TABLE_SLOTS: u32 = 256;
+/// Bits of a block number.
+const BLOCK_BITS: u32 = 48;
+
+/// Where inode tables are: they never move, so a group's descriptor need be
+/// read for the first of its inodes only.
+#[derive(Debug)]
+pub(crate) struct Tables(Box<[AtomicU64]>);
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self((0..TABLE_SLOTS).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Tables {
+    fn slot(&self, group: u32) -> Option<(&AtomicU64, u64)> {
+        let tag = group.checked_div(TABLE_SLOTS)?;
+        // Beyond 2^24 groups a tag would not fit.
+        let tag = u16::try_from(tag).ok()?;
+        let slot = self.0.get((group & (TABLE_SLOTS - 1)) as usize)?;
+        Some((slot, u64::from(tag) << BLOCK_BITS))
+    }
+
+    /// The first block of a group's inode table, if it is known.
+    pub fn get(&self, group: u32) -> Option<u64> {
+        let (slot, tag) = self.slot(group)?;
+        let value = slot.load(Ordering::Relaxed);
+        let block = value ^ tag;
+        (value != 0 && block >> BLOCK_BITS == 0).then_some(block)
+    }
+
+    /// Notes the first block of a group's inode table; it is not 0.
+    pub fn set(&self, group: u32, block: u64) {
+        if let Some((slot, tag)) = self.slot(group)
+            && block >> BLOCK_BITS == 0
+        {
+            slot.store(block | tag, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Memory of a mount. Losing any of it costs time, never
 /// correctness, except the set of open orphans, which the orphan list on the
 /// media repeats.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
     open_orphans: BTreeSet<u32>,
+    /// Inode tables.
+    pub tables: Tables,
     full_blocks: GroupSet,
     full_inodes: GroupSet,
     /// Where the last large allocation ended.
@@ -104,6 +151,18 @@ impl Hints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_are_told_apart() {
+        let tables = Tables::default();
+        assert_eq!(tables.get(0), None);
+        tables.set(0, 77);
+        tables.set(257, 5);
+        assert_eq!((tables.get(0), tables.get(257)), (Some(77), Some(5)));
+        assert_eq!((tables.get(256), tables.get(1)), (None, None));
+        tables.set(u32::MAX, 9);
+        assert_eq!(tables.get(u32::MAX), None);
+    }
 
     #[test]
     fn full_groups_are_skipped() {
