@@ -79,10 +79,12 @@ impl<P: Pmem> Ext4<P> {
         }
         let mut fs = Self::assemble(View::plain(pmem), sb, geo, options);
         fs.check_groups()?;
-        if let Some(journal) = fs.load_journal()?
-            && journal.pending.is_some()
-        {
-            fs = fs.recovered(journal)?;
+        let mut journal = fs.load_journal()?;
+        if let Some(crashed) = journal.take_if(|journal| journal.pending.is_some()) {
+            fs = fs.recovered(crashed)?;
+            if options.writable {
+                journal = fs.load_journal()?;
+            }
         }
         fs.check_encoding()?;
         fs.check_orphan_file()?;
@@ -91,7 +93,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::inode("the root is not a directory", ROOT_INO));
         }
         if options.writable {
-            fs.start_writing()?;
+            fs.start_writing(journal)?;
         }
         Ok(fs)
     }

@@ -7,13 +7,15 @@
 //! place where a journal stands.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::journal::write::{Transaction, Writer};
 use crate::pmem::Pmem;
+use crate::types::Timestamp;
 
 /// Bytes of a line, the unit of changes: a cache line.
 const LINE: usize = 64;
@@ -47,6 +49,16 @@ struct Change {
     dirty: u64,
 }
 
+/// A journal in use, with what its log holds.
+struct Journaled {
+    writer: Writer,
+    /// Blocks that the log may hold copies of.
+    logged: BTreeSet<u64>,
+    /// Of those, the ones that the running transaction frees: their copies
+    /// must never be replayed over what comes there next.
+    revoked: BTreeSet<u64>,
+}
+
 /// Metadata access.
 pub(crate) struct Store<P> {
     pmem: P,
@@ -54,6 +66,8 @@ pub(crate) struct Store<P> {
     blocks: u64,
     /// Blocks that the running transaction has changed.
     changes: BTreeMap<u64, Change>,
+    /// The journal of a writable mount that has one.
+    journal: Option<Journaled>,
     pool: Vec<Box<[u8]>>,
     /// A hash of each structure that was verified, at a slot that follows
     /// from it. Losing one costs another check, nothing else.
@@ -84,6 +98,7 @@ impl<P: Pmem> Store<P> {
             block_shift,
             blocks,
             changes: BTreeMap::new(),
+            journal: None,
             pool: Vec::new(),
             verified: (0..VERIFIED_SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -228,15 +243,98 @@ impl<P: Pmem> Store<P> {
         }
     }
 
-    /// Brings all changes to the media, durably. After an error some of them
-    /// may be there: the file system must not be written any more.
-    pub fn commit(&mut self) -> Result<()> {
+    /// From now on transactions go through a journal.
+    pub fn start_journal(&mut self, writer: Writer) {
+        self.journal = Some(Journaled {
+            writer,
+            logged: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+        });
+    }
+
+    /// Ends the use of the journal: all of it is in place.
+    pub fn stop_journal(&mut self) -> Result<()> {
+        match self.journal.take() {
+            Some(journal) => journal.writer.stop(&self.pmem),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that blocks have been freed: nothing that is known of them as
+    /// metadata counts any more.
+    pub fn freed(&mut self, block: u64, len: u32) {
+        let range = block..block.saturating_add(u64::from(len));
+        if let Some(journal) = &mut self.journal {
+            let voided: Vec<u64> = journal.logged.range(range.clone()).copied().collect();
+            journal.revoked.extend(voided);
+        }
+        while let Some((&block, _)) = self.changes.range(range.clone()).next() {
+            self.forget(block);
+        }
+    }
+
+    /// Writes the running transaction to the journal, durably. The lines of a
+    /// block that the transaction has not touched come from the media, since
+    /// the log holds whole blocks.
+    fn log(&mut self, now: Timestamp) -> Result<()> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        let size = 1_usize.wrapping_shl(self.block_shift);
+        let lines = line_mask(0, size);
+        for (block, change) in &mut self.changes {
+            let base = block.wrapping_shl(self.block_shift);
+            let mut missing = lines & !change.valid;
+            while missing != 0 {
+                let first = missing.trailing_zeros();
+                let run = (!missing.wrapping_shr(first)).trailing_zeros();
+                let start = (first as usize).wrapping_mul(LINE);
+                let len = (run as usize).wrapping_mul(LINE);
+                if let Some(part) = change.data.get_mut(start..start.saturating_add(len)) {
+                    self.pmem.read(base.saturating_add(start as u64), part)?;
+                }
+                missing &= !line_mask(start, len);
+            }
+            change.valid = lines;
+        }
+        let mut transaction = Transaction::default();
+        for (block, change) in &self.changes {
+            transaction.put(*block, change.data.get(..size).unwrap_or(&change.data));
+        }
+        for block in &journal.revoked {
+            // Freed and taken again as metadata: this copy is the newest.
+            if !self.changes.contains_key(block) {
+                transaction.revoke(*block);
+            }
+        }
+        let emptied = journal.writer.commit(&self.pmem, &transaction, now)?;
+        if emptied {
+            journal.logged.clear();
+        }
+        for block in &journal.revoked {
+            journal.logged.remove(block);
+        }
+        journal.revoked.clear();
+        journal.logged.extend(self.changes.keys());
+        Ok(())
+    }
+
+    /// Brings all changes to the media, durably and as one where there is a
+    /// journal. After an error without one some of them may be there: the file
+    /// system must not be written any more.
+    pub fn commit(&mut self, now: Timestamp) -> Result<()> {
         if self.changes.is_empty() {
             return Ok(());
         }
-        // Data and new blocks that were stored before must not come after
-        // the metadata that refers to them.
-        self.pmem.fence();
+        let journaled = self.journal.is_some();
+        if journaled {
+            // Fences what was stored before, then the commit.
+            self.log(now)?;
+        } else {
+            // Data and new blocks that were stored before must not come after
+            // the metadata that refers to them.
+            self.pmem.fence();
+        }
         let changes = core::mem::take(&mut self.changes);
         for (block, change) in changes {
             let base = block.wrapping_shl(self.block_shift);
@@ -258,12 +356,17 @@ impl<P: Pmem> Store<P> {
             }
             self.recycle(change.data);
         }
-        self.pmem.fence();
+        if !journaled {
+            self.pmem.fence();
+        }
         Ok(())
     }
 
     /// Forgets all changes.
     pub fn abort(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.revoked.clear();
+        }
         let changes = core::mem::take(&mut self.changes);
         for (_, change) in changes {
             self.recycle(change.data);
@@ -340,7 +443,7 @@ mod tests {
         assert_eq!(s.get::<4>(1, 58).unwrap(), [58, 59, 60, 61]);
         s.put(1, 4090, &[7; 6]).unwrap();
         s.put(0, 0, &[9; 4096]).unwrap();
-        s.commit().unwrap();
+        s.commit(Timestamp::default()).unwrap();
         let after = media.to_vec();
         assert_eq!(after[8190..], [7, 7]);
         assert_eq!(after[8184..8187], [248, 249, 7]);

@@ -202,6 +202,7 @@ impl<P: Pmem> Ext4<P> {
             desc.set_free_blocks(desc.free_blocks().saturating_add(here));
             self.put_group_desc(group, &mut desc)?;
             self.alloc.set_full_blocks(group, false);
+            self.store.freed(block, here);
             self.vol.free_clusters = self.vol.free_clusters.saturating_add(u64::from(here));
             self.vol.dirty = true;
             block = block.saturating_add(u64::from(here));
@@ -226,10 +227,8 @@ impl<P: Pmem> Ext4<P> {
         Ok(block)
     }
 
-    /// Frees a block of metadata: what the transaction holds of it need not
-    /// be written.
+    /// Frees a block of metadata.
     pub(crate) fn free_meta(&mut self, inode: &mut Inode, block: u64) -> Result<()> {
-        self.store.forget(block);
         self.free_blocks(block, 1)?;
         self.sub_blocks(inode, 1)
     }

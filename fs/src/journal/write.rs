@@ -207,7 +207,8 @@ impl Writer {
         self.end.saturating_sub(self.sb.s_first.get()) as usize
     }
 
-    /// Makes a transaction durable in the log.
+    /// Makes a transaction durable in the log. True when the log was emptied
+    /// of everything older to make room.
     ///
     /// # Errors
     /// [`Error::NoSpace`] when it is larger than the journal; media errors.
@@ -217,12 +218,13 @@ impl Writer {
         pmem: &P,
         transaction: &Transaction<'_>,
         now: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let needed = self.blocks_for(transaction.blocks.len(), transaction.revoked.len());
         if needed > self.capacity() {
             return Err(Error::NoSpace);
         }
-        if needed > self.free as usize {
+        let full = needed > self.free as usize;
+        if full {
             self.release(pmem)?;
         }
         let mut at = self.head;
@@ -241,7 +243,7 @@ impl Writer {
         self.head = at;
         self.free = self.free.saturating_sub(needed as u32);
         self.sequence = self.sequence.wrapping_add(1);
-        Ok(())
+        Ok(full)
     }
 
     /// Tells the journal that every committed transaction is in place, so

@@ -6,8 +6,10 @@ use crate::disk::checksum::crc32c_delta;
 use crate::disk::features::{Incompat, RoCompat};
 use crate::disk::superblock::{STATE_ERROR, STATE_VALID, SUPERBLOCK_OFFSET};
 use crate::error::{Error, Result};
+use crate::journal::write::{Format, Writer};
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
+use crate::recovery::Journal;
 use crate::sb_field;
 use crate::types::Timestamp;
 
@@ -35,7 +37,8 @@ impl<P: Pmem> Ext4<P> {
     /// Ends the running transaction: the counts of the superblock, then all
     /// changes to the media.
     fn commit(&mut self) -> Result<()> {
-        let result = self.put_counts().and_then(|()| self.store.commit());
+        let now = self.now();
+        let result = self.put_counts().and_then(|()| self.store.commit(now));
         if result.is_err() {
             // Part of it may be on the media: what is there must be checked
             // before anyone writes again.
@@ -101,12 +104,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// The first change of a writable mount: "mounted", then what the last
     /// mount left to be deleted.
-    pub(crate) fn start_writing(&mut self) -> Result<()> {
-        if self.geo.incompat.contains(Incompat::RECOVER) {
-            return Err(Error::Unsupported {
-                feature: "needs_recovery",
-            });
-        }
+    pub(crate) fn start_writing(&mut self, journal: Option<Journal>) -> Result<()> {
         let both = RoCompat::METADATA_CSUM.union(RoCompat::GDT_CSUM);
         if self.geo.ro_compat.contains(both) {
             return Err(Error::Unsupported {
@@ -118,14 +116,42 @@ impl<P: Pmem> Ext4<P> {
         self.alloc.start(self.geo.groups, seed);
         self.was_clean = self.sb.s_state.get() & (STATE_VALID | STATE_ERROR) == STATE_VALID;
         self.run(|fs| {
-            let state = fs.sb.s_state.get() & !STATE_VALID;
+            // As Linux has it: with a journal, the bit that asks for recovery
+            // says "mounted"; without one, the lack of the clean state does.
+            if journal.is_some() {
+                fs.mark_recover(true)?;
+            } else {
+                let state = fs.sb.s_state.get() & !STATE_VALID;
+                fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
+            }
             let mounts = fs.sb.s_mnt_count.get().saturating_add(1);
-            fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
             fs.put_sb(sb_field!(s_mnt_count), &mounts.to_le_bytes())?;
             fs.put_sb_time(sb_field!(s_mtime), sb_field!(s_mtime_hi), now)?;
             fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)
         })?;
+        if let Some(journal) = journal {
+            let format = Format {
+                wide: self.geo.incompat.contains(Incompat::BIT64),
+                checksums: self.geo.has_csum(),
+            };
+            let next = match &journal.pending {
+                Some(pending) => pending.next_sequence,
+                None => journal.sb.s_sequence.get(),
+            };
+            let size = self.geo.block_size;
+            let pmem = self.store.pmem();
+            let writer = Writer::start(pmem, journal.map, journal.sb, next, size, format)?;
+            self.store.start_journal(writer);
+        }
         self.recover_orphans()
+    }
+
+    /// Sets or clears the bit that says that the journal must be looked at.
+    fn mark_recover(&mut self, on: bool) -> Result<()> {
+        let mut word = self.sb.incompat();
+        word.set(Incompat::RECOVER, on);
+        self.geo.incompat = word;
+        self.put_sb(sb_field!(s_feature_incompat), &word.bits().to_le_bytes())
     }
 
     /// Makes sure that everything done so far is durable. Every operation is
@@ -156,6 +182,12 @@ impl<P: Pmem> Ext4<P> {
                 }
                 Ok(())
             })?;
+            if self.geo.incompat.contains(Incompat::RECOVER) {
+                // The log is emptied before the bit goes: a cut between the
+                // two asks for the recovery of nothing.
+                self.store.stop_journal()?;
+                self.run(|fs| fs.mark_recover(false))?;
+            }
             self.store.pmem().drain();
         }
         Ok(self.store.into_pmem().into_inner())
