@@ -15,7 +15,7 @@
 //!   its cache-bypassing store).
 //!
 //! So a cut leaves each line with what is sure, plus some prefix of the
-//! cached stores that are not (or any subset of the others). [`CrashModel::images`]
+//! cached stores that are not (or any subset of the others). [`CrashModel::states`]
 //! gives all combinations while they are few, and a seeded sample of them,
 //! with the extremes, when they are many.
 
@@ -212,6 +212,8 @@ struct Unit {
 /// A log being played, up to some event.
 pub struct CrashModel {
     sure: Vec<u8>,
+    /// Fences that made something sure.
+    version: u64,
     /// By line: stores that may be on the media, in order.
     pending: BTreeMap<u64, Vec<Unit>>,
 }
@@ -221,6 +223,7 @@ impl CrashModel {
     pub fn new(image: Vec<u8>) -> Self {
         Self {
             sure: image,
+            version: 0,
             pending: BTreeMap::new(),
         }
     }
@@ -263,6 +266,7 @@ impl CrashModel {
 
     fn fence(&mut self) {
         let sure = &mut self.sure;
+        self.version += 1;
         self.pending.retain(|_, units| {
             // In order: what is in flight, and every ordered store of the
             // line before it, since a line is written back whole.
@@ -288,7 +292,7 @@ impl CrashModel {
     /// The states that a cut now could leave: all of them while they are no
     /// more than `limit`, else `limit` of them, chosen by `seed`, the extremes
     /// always among them. The first is what is sure; the last has everything.
-    pub fn images(&self, limit: usize, seed: u64) -> Vec<Vec<u8>> {
+    pub fn states(&self, limit: usize, seed: u64) -> Vec<Crashed<'_>> {
         let choices: Vec<(&Vec<Unit>, usize)> = self
             .pending
             .values()
@@ -298,25 +302,25 @@ impl CrashModel {
             .iter()
             .try_fold(1usize, |product, (_, states)| product.checked_mul(*states))
             .filter(|&all| all <= limit);
-        let mut images = Vec::new();
+        let mut found = Vec::new();
         if let Some(all) = all {
             for number in 0..all {
                 let mut rest = number;
-                images.push(self.image(choices.iter().map(|(units, states)| {
+                found.push(self.state(choices.iter().map(|(units, states)| {
                     let choice = rest % states;
                     rest /= states;
                     (*units, choice)
                 })));
             }
-            return images;
+            return found;
         }
         let mut random = Random(seed);
-        images.push(self.sure.clone());
-        while images.len() + 1 < limit.max(2) {
+        found.push(self.state(core::iter::empty()));
+        while found.len() + 1 < limit.max(2) {
             // Two kinds of sample: each line on its own, and most lines alike
             // with a few exceptions, which is where order bugs show.
             let bias = random.next() % 3;
-            images.push(self.image(choices.iter().map(|(units, states)| {
+            found.push(self.state(choices.iter().map(|(units, states)| {
                 let lone = random.next().is_multiple_of(8);
                 let choice = match (bias, lone) {
                     (0, false) => 0,
@@ -326,12 +330,16 @@ impl CrashModel {
                 (*units, choice)
             })));
         }
-        images.push(self.image(choices.iter().map(|(units, states)| (*units, states - 1))));
-        images
+        found.push(self.state(choices.iter().map(|(units, states)| (*units, states - 1))));
+        found
     }
 
-    fn image<'a>(&self, choices: impl Iterator<Item = (&'a Vec<Unit>, usize)>) -> Vec<u8> {
-        let mut image = self.sure.clone();
+    fn state<'a>(&self, choices: impl Iterator<Item = (&'a Vec<Unit>, usize)>) -> Crashed<'_> {
+        let crashed = Crashed {
+            base: &self.sure,
+            version: self.version,
+            lines: Mutex::new(BTreeMap::new()),
+        };
         for (units, choice) in choices {
             let free = units.iter().filter(|unit| unit.free).count().min(FREE_BITS);
             let subset = choice % (1 << free);
@@ -347,12 +355,124 @@ impl CrashModel {
                     ordered <= prefix
                 };
                 if there {
-                    apply(&mut image, unit);
+                    crashed.store(unit.offset, &unit.data);
                 }
             }
         }
-        image
+        crashed
     }
+}
+
+/// The media after a power cut. What is stored now stays in memory beside it.
+pub struct Crashed<'a> {
+    base: &'a [u8],
+    /// Of the bytes that were sure.
+    version: u64,
+    lines: Mutex<BTreeMap<u64, [u8; LINE as usize]>>,
+}
+
+impl Crashed<'_> {
+    /// All bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.base.len()];
+        self.load(0, &mut bytes);
+        bytes
+    }
+
+    /// A number that tells states of one run apart, whatever became sure in
+    /// between: what was stored since the cut counts too.
+    pub fn digest(&self) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |line: &u64, bytes: &[u8; LINE as usize]| {
+            let start = (*line * LINE) as usize;
+            self.base.get(start..start + LINE as usize) == Some(bytes.as_slice())
+        };
+        for (line, bytes) in lines.iter().filter(|(line, bytes)| !same(line, bytes)) {
+            (line, bytes).hash(&mut hasher);
+        }
+        self.version.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn inside(&self, offset: u64, len: u64) -> Result<(), MediaError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.base.len() as u64 => Ok(()),
+            _ => Err(MediaError::OutOfRange { offset, len }),
+        }
+    }
+
+    fn load(&self, offset: u64, buf: &mut [u8]) {
+        let start = offset as usize;
+        if let Some(bytes) = self.base.get(start..start + buf.len()) {
+            buf.copy_from_slice(bytes);
+        }
+        let end = offset + buf.len() as u64;
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        for (line, bytes) in lines.range(offset / LINE..end.div_ceil(LINE)) {
+            let at = line * LINE;
+            let (from, to) = (at.max(offset), (at + LINE).min(end));
+            let source = bytes.get((from - at) as usize..(to - at) as usize);
+            let target = buf.get_mut((from - offset) as usize..(to - offset) as usize);
+            if let (Some(target), Some(source)) = (target, source) {
+                target.copy_from_slice(source);
+            }
+        }
+    }
+
+    fn store(&self, offset: u64, data: &[u8]) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = offset + data.len() as u64;
+        for line in offset / LINE..end.div_ceil(LINE) {
+            let at = line * LINE;
+            let bytes = lines.entry(line).or_insert_with(|| {
+                let mut fresh = [0; LINE as usize];
+                for (to, from) in fresh.iter_mut().zip(self.base.iter().skip(at as usize)) {
+                    *to = *from;
+                }
+                fresh
+            });
+            let (from, to) = (at.max(offset), (at + LINE).min(end));
+            let source = data.get((from - offset) as usize..(to - offset) as usize);
+            let target = bytes.get_mut((from - at) as usize..(to - at) as usize);
+            if let (Some(target), Some(source)) = (target, source) {
+                target.copy_from_slice(source);
+            }
+        }
+    }
+}
+
+impl Pmem for Crashed<'_> {
+    fn len(&self) -> u64 {
+        self.base.len() as u64
+    }
+
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<(), MediaError> {
+        self.inside(off, buf.len() as u64)?;
+        self.load(off, buf);
+        Ok(())
+    }
+
+    fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
+        self.inside(off, data.len() as u64)?;
+        self.store(off, data);
+        Ok(())
+    }
+
+    fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> {
+        self.inside(off, len)?;
+        self.store(off, &vec![0; len as usize]);
+        Ok(())
+    }
+
+    fn write_back(&self, _off: u64, _len: u64) {}
+    fn fence(&self) {}
+    fn drain(&self) {}
 }
 
 /// Cache-bypassing stores of one line whose presence is chosen one by one;
@@ -401,26 +521,34 @@ mod tests {
         model
     }
 
+    fn bytes(model: &CrashModel, limit: usize, seed: u64) -> Vec<Vec<u8>> {
+        model
+            .states(limit, seed)
+            .iter()
+            .map(Crashed::to_vec)
+            .collect()
+    }
+
     #[test]
     fn only_a_fence_after_a_write_back_makes_a_store_sure() {
         let store = |p: &RecordingPmem<MemPmem>| p.write(0, &[1]).expect("inside");
-        assert_eq!(played(store).images(9, 0).len(), 2);
+        assert_eq!(played(store).states(9, 0).len(), 2);
         let model = played(|p| {
             store(p);
             p.fence();
         });
-        assert_eq!(model.images(9, 0).len(), 2, "a fence alone does nothing");
+        assert_eq!(model.states(9, 0).len(), 2, "a fence alone does nothing");
         let model = played(|p| {
             store(p);
             p.write_back(0, 1);
         });
-        assert_eq!(model.images(9, 0).len(), 2, "nor does a write-back alone");
+        assert_eq!(model.states(9, 0).len(), 2, "nor does a write-back alone");
         let model = played(|p| {
             store(p);
             p.write_back(0, 1);
             p.fence();
         });
-        let images = model.images(9, 0);
+        let images = bytes(&model, 9, 0);
         assert_eq!((images.len(), images[0][0]), (1, 1));
     }
 
@@ -430,7 +558,7 @@ mod tests {
             p.write(0, &[1]).expect("inside");
             p.write(8, &[2]).expect("inside");
         });
-        let states: Vec<_> = model.images(9, 0).iter().map(|i| (i[0], i[8])).collect();
+        let states: Vec<_> = bytes(&model, 9, 0).iter().map(|i| (i[0], i[8])).collect();
         assert_eq!(states, [(0, 0), (1, 0), (1, 2)]);
     }
 
@@ -440,13 +568,12 @@ mod tests {
             p.write(0, &[1]).expect("inside");
             p.write(64, &[2]).expect("inside");
         });
-        assert_eq!(cached.images(9, 0).len(), 4);
+        assert_eq!(cached.states(9, 0).len(), 4);
         let bypassing = played(|p| {
             p.write_nt(0, &[1; 8]).expect("inside");
             p.write_nt(8, &[2; 8]).expect("inside");
         });
-        let states: Vec<_> = bypassing
-            .images(9, 0)
+        let states: Vec<_> = bytes(&bypassing, 9, 0)
             .iter()
             .map(|i| (i[0], i[8]))
             .collect();
@@ -456,8 +583,7 @@ mod tests {
     #[test]
     fn long_stores_tear_at_eight_bytes() {
         let model = played(|p| p.write(4, &[7; 12]).expect("inside"));
-        let lengths: Vec<usize> = model
-            .images(9, 0)
+        let lengths: Vec<usize> = bytes(&model, 9, 0)
             .iter()
             .map(|i| i.iter().filter(|&&b| b == 7).count())
             .collect();
@@ -473,14 +599,14 @@ mod tests {
                 }
             }
         });
-        let images = model.images(50, 3);
+        let images = bytes(&model, 50, 3);
         assert_eq!(images.len(), 50);
         assert_eq!(images.first().map(|i| i.contains(&1)), Some(false));
         assert_eq!(
             images.last().map(|i| i.iter().filter(|&&b| b == 1).count()),
             Some(32)
         );
-        assert_eq!(images, model.images(50, 3));
+        assert_eq!(images, bytes(&model, 50, 3));
     }
 
     #[test]
