@@ -81,6 +81,11 @@ pub(crate) fn read_superblock<P: Pmem>(pmem: &P) -> Result<SuperBlock> {
     Ok(sb)
 }
 
+/// Whether a superblock's checksum, if it has one, is right.
+pub(crate) fn is_intact(sb: &SuperBlock) -> bool {
+    !sb.ro_compat().contains(RoCompat::METADATA_CSUM) || sb.s_checksum.get() == sb.checksum()
+}
+
 /// The features that forbid a mount, by name.
 fn check_features(sb: &SuperBlock) -> Result<()> {
     let incompat = sb.incompat();
@@ -159,17 +164,24 @@ pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<()> {
 impl Geometry {
     /// Derives the shape from a superblock, or refuses it.
     pub fn new(sb: &SuperBlock, media_len: u64) -> Result<Self> {
+        // Features first: what can't be read need not be damaged.
+        check_features(sb)?;
+        if !is_intact(sb) {
+            return Err(bad("checksum"));
+        }
+        Self::derive(sb, media_len)
+    }
+
+    /// The same without the checksum, for a superblock whose last update may
+    /// have been cut: see [`crate::recovery`]. Every number is checked all the
+    /// same.
+    pub fn derive(sb: &SuperBlock, media_len: u64) -> Result<Self> {
         check_features(sb)?;
         let (compat, incompat, ro_compat) = (sb.compat(), sb.incompat(), sb.ro_compat());
-        if ro_compat.contains(RoCompat::METADATA_CSUM) {
-            if sb.s_checksum_type != CHECKSUM_CRC32C {
-                return Err(Error::Unsupported {
-                    feature: "checksum type other than crc32c",
-                });
-            }
-            if sb.s_checksum.get() != sb.checksum() {
-                return Err(bad("checksum"));
-            }
+        if ro_compat.contains(RoCompat::METADATA_CSUM) && sb.s_checksum_type != CHECKSUM_CRC32C {
+            return Err(Error::Unsupported {
+                feature: "checksum type other than crc32c",
+            });
         }
 
         let log = sb.s_log_block_size.get();

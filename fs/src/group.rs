@@ -29,7 +29,7 @@ impl<P: Pmem> Ext4<P> {
     /// A descriptor for reading: like Linux, a read-only mount bears with a
     /// wrong checksum.
     pub(crate) fn readable_desc(&self, group: u32) -> Result<GroupDesc> {
-        if self.options.writable {
+        if self.options.writable && self.settled {
             self.group_desc(group)
         } else {
             self.group_desc_unchecked(group)

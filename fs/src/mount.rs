@@ -7,10 +7,9 @@ use crate::disk::features::Incompat;
 use crate::disk::inode::ROOT_INO;
 use crate::disk::superblock::SuperBlock;
 use crate::error::{Error, Place, Result};
-use crate::geometry::{Geometry, check_writable, read_superblock};
+use crate::geometry::{Geometry, check_writable, is_intact, read_superblock};
 use crate::journal::View;
 use crate::pmem::Pmem;
-use crate::recovery::Journal;
 use crate::store::Store;
 use crate::types::{FileType, Ino, MountOptions, StatFs, Timestamp};
 
@@ -43,6 +42,9 @@ pub struct Ext4<P> {
     pub(crate) sb: SuperBlock,
     pub(crate) vol: Volatile,
     pub(crate) options: MountOptions,
+    /// The journal has been recovered, if it had to be: until then what is in
+    /// place may be half of a change that the log holds whole.
+    pub(crate) settled: bool,
     /// The file system was cleanly unmounted before this mount.
     pub(crate) was_clean: bool,
     /// Set when a commit failed half-way: nothing is written any more.
@@ -70,7 +72,12 @@ impl<P: Pmem> Ext4<P> {
     /// the same files.
     pub fn mount(pmem: P, options: MountOptions) -> Result<Self> {
         let sb = read_superblock(&pmem)?;
-        let geo = Geometry::new(&sb, pmem.len())?;
+        // A superblock whose last change was cut may still find its journal.
+        let geo = if is_intact(&sb) {
+            Geometry::new(&sb, pmem.len())?
+        } else {
+            Geometry::derive(&sb, pmem.len())?
+        };
         if options.writable {
             check_writable(&sb, &geo)?;
             if !pmem.is_writable() {
@@ -78,14 +85,18 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         let mut fs = Self::assemble(View::plain(pmem), sb, geo, options);
-        fs.check_groups()?;
+        // A checksum may be wrong until the log has been recovered.
+        fs.check_groups(false)?;
         let mut journal = fs.load_journal()?;
         if let Some(crashed) = journal.take_if(|journal| journal.pending.is_some()) {
             fs = fs.recovered(crashed)?;
             if options.writable {
                 journal = fs.load_journal()?;
             }
+        } else if options.writable {
+            fs.check_groups(true)?;
         }
+        fs.settled = true;
         fs.check_encoding()?;
         fs.check_orphan_file()?;
         let root = fs.inode(Ino(ROOT_INO))?;
@@ -98,7 +109,12 @@ impl<P: Pmem> Ext4<P> {
         Ok(fs)
     }
 
-    fn assemble(pmem: View<P>, sb: SuperBlock, geo: Geometry, options: MountOptions) -> Self {
+    pub(crate) fn assemble(
+        pmem: View<P>,
+        sb: SuperBlock,
+        geo: Geometry,
+        options: MountOptions,
+    ) -> Self {
         Self {
             store: Store::new(pmem, geo.block_shift, geo.blocks),
             vol: Volatile {
@@ -110,34 +126,11 @@ impl<P: Pmem> Ext4<P> {
             geo,
             sb,
             options,
+            settled: false,
             was_clean: false,
             failed: false,
             alloc: crate::allocate::hints::Hints::default(),
         }
-    }
-
-    /// The same file system with what its journal held.
-    fn recovered(self, journal: Journal) -> Result<Self> {
-        let options = self.options;
-        let block_size = self.geo.block_size;
-        if options.writable {
-            self.recover(&journal)?;
-        }
-        let pmem = self.store.into_pmem().into_inner();
-        let view = match journal.pending {
-            Some(pending) if !options.writable => {
-                View::through(pmem, journal.map, pending, block_size)
-            }
-            _ => View::plain(pmem),
-        };
-        let sb = read_superblock(&view)?;
-        let geo = Geometry::new(&sb, view.len())?;
-        if options.writable {
-            check_writable(&sb, &geo)?;
-        }
-        let fs = Self::assemble(view, sb, geo, options);
-        fs.check_groups()?;
-        Ok(fs)
     }
 
     /// Gives the media back without a word to it: right for a read-only
@@ -213,7 +206,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// The first groups' descriptors. Like Linux, a read-only mount bears
     /// with a wrong checksum, but not with tables outside the file system.
-    fn check_groups(&self) -> Result<()> {
+    pub(crate) fn check_groups(&self, strict: bool) -> Result<()> {
         let geo = &self.geo;
         let flex = geo.incompat.contains(Incompat::FLEX_BG);
         let (gdt, _) = geo.gdt_blocks_in(0);
@@ -249,7 +242,7 @@ impl<P: Pmem> Ext4<P> {
                     return Err(wrong("a table overlaps superblock or descriptors"));
                 }
             }
-            if self.options.writable {
+            if strict {
                 self.group_desc(group)?;
             }
         }

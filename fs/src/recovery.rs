@@ -5,16 +5,26 @@
 //! `needs_recovery` bit cleared, fence. Each step leaves the media recoverable
 //! if it is cut. A read-only mount writes nothing and looks through the log
 //! instead ([`View`]), so both show the same files.
+//!
+//! The superblock is the one structure that must be read before the log can
+//! be found, and its checksum stands far from the fields that change: a cut
+//! can leave one without the other. Two kinds of change are made to it.
+//! Those of a transaction are in the log, whole; so a superblock whose
+//! checksum is wrong is good enough to find the log, and what the log holds
+//! must then be right. Setting and clearing `needs_recovery` is the only
+//! change outside the log, and it is made while the log is empty; a superblock
+//! that is right but for that bit counts as one that has it set. Anything else
+//! is damage, and refused.
 
 use zerocopy::IntoBytes;
 
 use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::superblock::{SUPERBLOCK_OFFSET, SuperBlock};
 use crate::error::{Error, Place, Result};
-use crate::geometry::{Geometry, read_superblock};
+use crate::geometry::{Geometry, check_writable, is_intact, read_superblock};
 use crate::journal::format::Superblock as JournalSuperblock;
 use crate::journal::recover::{Recovered, replay, scan};
-use crate::journal::{JournalMap, Log};
+use crate::journal::{JournalMap, Log, View};
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::types::{FileType, Mapping};
@@ -32,13 +42,15 @@ pub(crate) struct Journal {
 impl<P: Pmem> Ext4<P> {
     /// Finds and checks the journal, as Linux does at mount.
     pub(crate) fn load_journal(&self) -> Result<Option<Journal>> {
-        let recover = self.geo.incompat.contains(Incompat::RECOVER);
+        let recover = self.geo.incompat.contains(Incompat::RECOVER) || !is_intact(&self.sb);
         if !self.geo.compat.contains(Compat::HAS_JOURNAL) {
             return if recover {
-                Err(Error::corrupt(
-                    "needs_recovery without a journal",
-                    Place::Superblock,
-                ))
+                let what = if is_intact(&self.sb) {
+                    "needs_recovery without a journal"
+                } else {
+                    "checksum"
+                };
+                Err(Error::corrupt(what, Place::Superblock))
             } else {
                 Ok(None)
             };
@@ -100,36 +112,89 @@ impl<P: Pmem> Ext4<P> {
         Ok(map)
     }
 
-    /// Replays the log into place. The caller mounts anew after it: any block
-    /// may have changed, the superblock among them.
-    pub(crate) fn recover(&self, journal: &Journal) -> Result<()> {
-        let Some(pending) = &journal.pending else {
-            return Ok(());
-        };
-        let pmem = self.store.pmem();
-        let log = Log::new(pmem, &journal.map, self.geo.block_size);
-        replay(&log, pending)?;
-        let mut sb = journal.sb;
-        sb.s_start = 0.into();
-        sb.s_sequence = pending.next_sequence.into();
-        log.write_superblock(&mut sb)?;
-        let mut sb = read_superblock(pmem)?;
-        // The replayed superblock must still describe this file system.
-        let after = Geometry::new(&sb, pmem.len())?;
-        if after.blocks != self.geo.blocks || after.block_size != self.geo.block_size {
+    /// The same file system with what its journal held. Whatever is wrong is
+    /// found before anything is written.
+    pub(crate) fn recovered(self, journal: Journal) -> Result<Self> {
+        let Journal { map, sb, pending } = journal;
+        let pending = pending.unwrap_or_default();
+        let options = self.options;
+        let (blocks, block_size) = (self.geo.blocks, self.geo.block_size);
+        let pmem = self.store.into_pmem().into_inner();
+        let view = View::through(pmem, map.clone(), pending.clone(), block_size);
+        let after = settled(read_superblock(&view)?)?;
+        let geo = Geometry::new(&after, view.len())?;
+        // The superblock in the log must still describe this file system.
+        if geo.blocks != blocks || geo.block_size != block_size {
             return Err(Error::corrupt(
                 "the journal holds another file system's superblock",
                 Place::Superblock,
             ));
         }
-        let incompat = sb.s_feature_incompat.get() & !Incompat::RECOVER.bits();
-        sb.s_feature_incompat = incompat.into();
-        seal(&mut sb);
-        pmem.write_nt(SUPERBLOCK_OFFSET, sb.as_bytes())?;
+        if !options.writable {
+            let mut fs = Self::assemble(view, after, geo, options);
+            fs.check_groups(false)?;
+            fs.count_groups()?;
+            return Ok(fs);
+        }
+        check_writable(&after, &geo)?;
+        let pmem = view.into_inner();
+        put_in_place(&Log::new(&pmem, &map, block_size), &sb, &pending)?;
+        let mut clean = after;
+        let incompat = clean.s_feature_incompat.get() & !Incompat::RECOVER.bits();
+        clean.s_feature_incompat = incompat.into();
+        seal(&mut clean);
+        pmem.write_nt(SUPERBLOCK_OFFSET, clean.as_bytes())?;
         pmem.fence();
         pmem.drain();
+        let geo = Geometry::new(&clean, pmem.len())?;
+        let mut fs = Self::assemble(View::plain(pmem), clean, geo, options);
+        fs.check_groups(true)?;
+        fs.count_groups()?;
+        Ok(fs)
+    }
+
+    /// Sums the groups' free counts: the superblock's totals are brought up
+    /// to date at unmount only, so a crash leaves old ones.
+    fn count_groups(&mut self) -> Result<()> {
+        let (mut blocks, mut inodes) = (0u64, 0u32);
+        for group in 0..self.geo.groups {
+            let desc = self.group_desc_unchecked(group)?;
+            blocks = blocks.saturating_add(desc.free_blocks().into());
+            inodes = inodes.saturating_add(desc.free_inodes());
+        }
+        self.vol.free_clusters = blocks;
+        self.vol.free_inodes = inodes;
         Ok(())
     }
+}
+
+/// Replays a log into place and empties it.
+fn put_in_place<P: Pmem>(
+    log: &Log<'_, P>,
+    sb: &JournalSuperblock,
+    pending: &Recovered,
+) -> Result<()> {
+    replay(log, pending)?;
+    let mut sb = *sb;
+    let features = sb.s_feature_incompat.get();
+    log.set_features(&mut sb, features)?;
+    log.set_start(&mut sb, pending.next_sequence, 0)
+}
+
+/// A superblock with a right checksum: as it is, or with `needs_recovery` set
+/// where only that bit was being changed.
+fn settled(mut sb: SuperBlock) -> Result<SuperBlock> {
+    if is_intact(&sb) {
+        return Ok(sb);
+    }
+    let word = sb.s_feature_incompat.get();
+    sb.s_feature_incompat = (word ^ Incompat::RECOVER.bits()).into();
+    if !is_intact(&sb) {
+        return Err(Error::corrupt("checksum", Place::Superblock));
+    }
+    sb.s_feature_incompat = (word | Incompat::RECOVER.bits()).into();
+    seal(&mut sb);
+    Ok(sb)
 }
 
 /// Stores the superblock's checksum in it, where it has one.

@@ -252,6 +252,11 @@ impl<P: Pmem> Store<P> {
         });
     }
 
+    /// Whether transactions go through a journal.
+    pub fn has_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// Ends the use of the journal: all of it is in place.
     pub fn stop_journal(&mut self) -> Result<()> {
         match self.journal.take() {

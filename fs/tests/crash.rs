@@ -8,8 +8,8 @@
 //! used. The contents of a range that a call was overwriting in place may be
 //! old or new, byte by byte.
 //!
-//! `QUIRE_CRASH_LIMIT` (default 6) is the number of states looked at for each
-//! moment: `QUIRE_CRASH_LIMIT=200 cargo test -p quire-fs --release --test
+//! `QUIRE_CRASH_LIMIT` (default 60) is the number of states looked at for each
+//! moment: `QUIRE_CRASH_LIMIT=2000 cargo test -p quire-fs --release --test
 //! crash` is the long run.
 
 mod common;
@@ -168,13 +168,7 @@ fn run<P: Pmem>(fs: &mut Fs<P>, op: Op) -> Result<(), Error> {
         }
         Op::Fallocate => {
             let ino = at(fs, "sparse")?;
-            fs.fallocate(
-                ino,
-                Fallocate::Allocate,
-                0,
-                30 * BLOCK,
-                lease,
-            )
+            fs.fallocate(ino, Fallocate::Allocate, 0, 30 * BLOCK, lease)
         }
         Op::Punch => {
             let ino = at(fs, "big")?;
@@ -258,16 +252,19 @@ fn tree<P: Pmem>(fs: &Fs<P>) -> Tree {
 }
 
 /// True when `found` is `before` or `after`; where `in_place` is set, a file
-/// of unchanged size may hold bytes of both.
+/// may hold bytes of both.
 fn allowed(found: &Tree, before: &Tree, after: &Tree, in_place: bool) -> bool {
     if found == before || found == after {
         return true;
     }
     let mixed = |path: &Vec<u8>| {
         let (f, b, a) = (&found[path], before.get(path)?, after.get(path)?);
-        let same = f.size == b.size && f.size == a.size && f.perm == a.perm && f.nlink == a.nlink;
-        let bytes = f.content.iter().zip(b.content.iter().zip(&a.content));
-        Some(same && bytes.clone().all(|(f, (b, a))| f == b || f == a))
+        let known =
+            (f.size == b.size || f.size == a.size) && f.perm == a.perm && f.nlink == a.nlink;
+        let byte = |object: &common::Object, at: usize| object.content.get(at).copied();
+        let bytes =
+            (0..f.content.len()).all(|at| byte(f, at) == byte(b, at) || byte(f, at) == byte(a, at));
+        Some(known && bytes)
     };
     in_place && found.len() == after.len() && found.keys().all(|path| mixed(path) == Some(true))
 }
@@ -290,6 +287,8 @@ fn trace(image: &[u8], ops: &[Op]) -> Trace {
         recorder.note(format!("end {index}"));
         trees.push(tree(&fs));
     }
+    // One more moment, after the last call has returned.
+    recorder.note("done");
     drop(fs);
     Trace {
         image: image.to_vec(),
@@ -380,7 +379,7 @@ impl Tally {
                 } else {
                     (&trace.trees[call], &trace.trees[call])
                 };
-                let in_place = running && trace.ops[call] == Op::Overwrite;
+                let in_place = running && matches!(trace.ops[call], Op::Overwrite | Op::WriteHole);
                 for state in model.states(limit, position as u64) {
                     let mut hasher = DefaultHasher::new();
                     (state.digest(), call, running).hash(&mut hasher);
@@ -435,7 +434,7 @@ fn limit() -> usize {
     std::env::var("QUIRE_CRASH_LIMIT")
         .ok()
         .and_then(|v| v.parse().ok())
-        .unwrap_or(6)
+        .unwrap_or(60)
 }
 
 #[test]
@@ -445,7 +444,7 @@ fn every_call_is_atomic_across_a_power_cut() {
     for &op in OPS {
         let trace = trace(&image, &[op]);
         tally
-            .explore(&trace, limit() * 4)
+            .explore(&trace, limit())
             .unwrap_or_else(|why| panic!("{why}"));
     }
     println!(
@@ -484,13 +483,14 @@ fn every_pair_of_calls_is_atomic_across_a_power_cut() {
             .sum()
     });
     println!("{total} states");
+    assert!(total >= 20_000, "only {total} states");
 }
 
 #[test]
 fn recovery_can_be_cut_too() {
     let image = prepare();
     let mut tally = Tally::default();
-    for op in [Op::Create, Op::Unlink, Op::RenameDir, Op::Append] {
+    for &op in OPS {
         let first = trace(&image, &[op]);
         let mut model = CrashModel::new(first.image.clone());
         for (position, event) in first.events.iter().enumerate() {
@@ -518,7 +518,7 @@ fn recovery_can_be_cut_too() {
         }
     }
     println!("{} states", tally.states);
-    assert!(tally.states > 500, "only {} states", tally.states);
+    assert!(tally.states > 100, "only {} states", tally.states);
 }
 
 #[test]
@@ -546,7 +546,11 @@ fn a_missing_fence_or_write_back_is_noticed() {
             };
             removed += 1;
             let result = std::panic::catch_unwind(|| Tally::default().explore(&mutant, 60));
-            noticed += u32::from(!matches!(result, Ok(Ok(()))));
+            let seen = !matches!(result, Ok(Ok(())));
+            if !seen {
+                println!("{op:?}: nobody misses the fence at event {index}");
+            }
+            noticed += u32::from(seen);
         }
     }
     println!("{noticed} of {removed} removed fences were noticed");

@@ -230,11 +230,53 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
         Ok(sb)
     }
 
-    /// Writes the journal's superblock with its checksum and makes it durable.
+    /// Sets the incompatible features, in one store of eight bytes, durably.
+    ///
+    /// Checksums are taken away: a superblock with one can't change at all
+    /// without a moment in which a cut leaves it wrong, since the checksum
+    /// stands in another line. Nothing is lost by it. A log whose blocks are
+    /// fenced before their commit block needs none, and Linux, which expects
+    /// torn writes of whole blocks, sets the feature again when it mounts.
     ///
     /// # Errors
     /// Media errors.
-    pub fn write_superblock(&self, sb: &mut Superblock) -> Result<(), Error> {
+    pub fn set_features(&self, sb: &mut Superblock, features: u32) -> Result<(), Error> {
+        let features = features & !(incompat::CSUM_V2 | incompat::CSUM_V3);
+        if features == sb.s_feature_incompat.get() {
+            return Ok(());
+        }
+        sb.s_feature_incompat = features.into();
+        let pair = [sb.s_feature_incompat, sb.s_feature_ro_compat];
+        self.put_pair(core::mem::offset_of!(Superblock, s_feature_incompat), pair)
+    }
+
+    /// Sets which transaction is the first and where the log starts, in one
+    /// store of eight bytes, durably: a cut leaves the old pair or the new.
+    /// Checksums must have been [taken away](Self::set_features).
+    ///
+    /// # Errors
+    /// Media errors.
+    pub fn set_start(&self, sb: &mut Superblock, sequence: u32, start: u32) -> Result<(), Error> {
+        sb.s_sequence = sequence.into();
+        sb.s_start = start.into();
+        let pair = [sb.s_sequence, sb.s_start];
+        self.put_pair(core::mem::offset_of!(Superblock, s_sequence), pair)
+    }
+
+    fn put_pair(&self, field: usize, pair: [zerocopy::big_endian::U32; 2]) -> Result<(), Error> {
+        let offset = self.offset(0)?.saturating_add(field as u64);
+        self.pmem.write_nt(offset, pair.as_bytes())?;
+        self.pmem.fence();
+        Ok(())
+    }
+
+    /// Writes the journal's superblock with its checksum: for tests, since a cut
+    /// can tear it.
+    ///
+    /// # Errors
+    /// Media errors.
+    #[cfg(test)]
+    pub(crate) fn write_superblock(&self, sb: &mut Superblock) -> Result<(), Error> {
         if sb.s_feature_incompat.get() & (incompat::CSUM_V2 | incompat::CSUM_V3) != 0 {
             sb.s_checksum = superblock_checksum(sb).into();
         }
@@ -262,6 +304,10 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
         Ok(head == HEAD && u32::from_le_bytes([s0, s1, s2, s3]) == next_sequence)
     }
 }
+
+/// Both pairs must be whole in one unit of eight bytes.
+const _: () = assert!(core::mem::offset_of!(Superblock, s_sequence) % 8 == 0);
+const _: () = assert!(core::mem::offset_of!(Superblock, s_feature_incompat) % 8 == 0);
 
 /// crc32c of the superblock with its checksum field zero.
 pub(crate) fn superblock_checksum(sb: &Superblock) -> u32 {

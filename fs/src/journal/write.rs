@@ -23,10 +23,9 @@ use alloc::vec::Vec;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::format::{
-    BLOCK_TAIL, BlockType, CommitHeader, Header, MAGIC, RevokeHeader, Superblock, Tag, Tag3,
-    incompat, tag,
+    BlockType, CommitHeader, Header, MAGIC, RevokeHeader, Superblock, Tag, incompat, tag,
 };
-use super::{Checksum, JournalMap, Log};
+use super::{JournalMap, Log};
 use crate::error::{Error, Result};
 use crate::pmem::Pmem;
 use crate::types::Timestamp;
@@ -52,20 +51,10 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// What the file system's features ask of its journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Format {
-    /// Block numbers have 64 bits.
-    pub wide: bool,
-    /// The file system has `metadata_csum`: so has the journal.
-    pub checksums: bool,
-}
-
 /// A journal that is being written.
 pub struct Writer {
     map: JournalMap,
     sb: Superblock,
-    checksum: Checksum,
     block_size: u32,
     /// Bytes of a block number: 8 with the 64bit feature, else 4.
     number_bytes: usize,
@@ -81,7 +70,8 @@ pub struct Writer {
 
 impl Writer {
     /// Takes an empty journal into use (one whose log has been replayed).
-    /// `next_sequence` is what recovery gave. Durable when it returns.
+    /// `next_sequence` is what recovery gave; `wide` is the file system's
+    /// `64bit` feature. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for journals that can be read but not written;
@@ -92,7 +82,7 @@ impl Writer {
         mut sb: Superblock,
         next_sequence: u32,
         block_size: u32,
-        format: Format,
+        wide: bool,
     ) -> Result<Self> {
         let features = sb.s_feature_incompat.get();
         let v1 = BlockType::from_raw(sb.s_header.h_blocktype.get()) == Some(BlockType::SuperV1);
@@ -111,24 +101,15 @@ impl Writer {
         if end <= first {
             return Err(super::corrupt("journal has no room for a log", 0));
         }
-        // What recovery must understand from now on. v1 checksums give way:
-        // Linux never writes them beside v2 or v3, and no checksum is needed
-        // for a log whose blocks are fenced. The rest is what Linux chooses
-        // for such a file system.
+        // What recovery must understand from now on.
         let mut features = (features | incompat::REVOKE) & !incompat::ASYNC_COMMIT;
-        if format.wide {
+        if wide {
             features |= incompat::BIT64;
         }
-        if format.checksums {
-            features = (features & !incompat::CSUM_V2) | incompat::CSUM_V3;
-            sb.s_checksum_type = super::format::CRC32C_CHKSUM;
-        }
-        sb.s_feature_compat = (sb.s_feature_compat.get() & !super::format::compat::CHECKSUM).into();
-        sb.s_feature_incompat = features.into();
-        sb.s_start = first.into();
-        sb.s_sequence = next_sequence.into();
-        let writer = Self {
-            checksum: Checksum::of(&sb),
+        let log = Log::new(pmem, &map, block_size);
+        log.set_features(&mut sb, features)?;
+        log.set_start(&mut sb, next_sequence, first)?;
+        Ok(Self {
             number_bytes: if features & incompat::BIT64 != 0 {
                 8
             } else {
@@ -141,43 +122,25 @@ impl Writer {
             map,
             sb,
             block_size,
-        };
-        let mut sb = writer.sb;
-        writer.log(pmem).write_superblock(&mut sb)?;
-        Ok(writer)
+        })
     }
 
     fn log<'a, P: Pmem + ?Sized>(&'a self, pmem: &'a P) -> Log<'a, P> {
         Log::new(pmem, &self.map, self.block_size)
     }
 
-    /// Bytes that a tag takes in a descriptor block.
+    /// Bytes that a tag takes in a descriptor block; the fixed part holds four
+    /// of the block number's.
     fn tag_bytes(&self) -> usize {
-        match self.checksum {
-            Checksum::V3(_) => size_of::<Tag3>(),
-            // The fixed part holds four bytes of the number.
-            Checksum::V2(_) => size_of::<Tag>()
-                .saturating_add(self.number_bytes)
-                .saturating_sub(2),
-            Checksum::None => size_of::<Tag>()
-                .saturating_add(self.number_bytes)
-                .saturating_sub(4),
-        }
-    }
-
-    fn tail_bytes(&self) -> usize {
-        if self.checksum.is_some() {
-            BLOCK_TAIL
-        } else {
-            0
-        }
+        size_of::<Tag>()
+            .saturating_add(self.number_bytes)
+            .saturating_sub(4)
     }
 
     /// Tags that fit in a descriptor block; the first is followed by a UUID.
     fn tags_per_block(&self) -> usize {
         (self.block_size as usize)
             .saturating_sub(size_of::<Header>())
-            .saturating_sub(self.tail_bytes())
             .saturating_sub(16)
             .checked_div(self.tag_bytes())
             .unwrap_or(1)
@@ -187,7 +150,6 @@ impl Writer {
     fn revokes_per_block(&self) -> usize {
         (self.block_size as usize)
             .saturating_sub(size_of::<RevokeHeader>())
-            .saturating_sub(self.tail_bytes())
             .checked_div(self.number_bytes)
             .unwrap_or(1)
     }
@@ -255,10 +217,10 @@ impl Writer {
         // In-place stores of the last commit have been written back; they
         // must be durable before the log forgets them.
         pmem.fence();
-        self.sb.s_start = self.head.into();
-        self.sb.s_sequence = self.sequence.into();
         let mut sb = self.sb;
-        self.log(pmem).write_superblock(&mut sb)?;
+        self.log(pmem)
+            .set_start(&mut sb, self.sequence, self.head)?;
+        self.sb = sb;
         self.free = self.end.saturating_sub(self.sb.s_first.get());
         Ok(())
     }
@@ -267,12 +229,10 @@ impl Writer {
     ///
     /// # Errors
     /// Media errors.
-    pub fn stop<P: Pmem + ?Sized>(mut self, pmem: &P) -> Result<()> {
+    pub fn stop<P: Pmem + ?Sized>(self, pmem: &P) -> Result<()> {
         pmem.fence();
-        self.sb.s_start = 0.into();
-        self.sb.s_sequence = self.sequence.into();
         let mut sb = self.sb;
-        self.log(pmem).write_superblock(&mut sb)
+        self.log(pmem).set_start(&mut sb, self.sequence, 0)
     }
 
     fn write_at<P: Pmem + ?Sized>(&self, pmem: &P, at: u32, block: &[u8]) -> Result<u32> {
@@ -305,26 +265,19 @@ impl Writer {
             if position.saturating_add(1) == part.len() {
                 flags |= tag::LAST_TAG;
             }
-            let mut sum = 0;
             if data.starts_with(&MAGIC.to_be_bytes()) {
                 flags |= tag::ESCAPE;
                 let mut copy = data.to_vec();
                 if let Some(head) = copy.get_mut(..4) {
                     head.fill(0);
                 }
-                if self.checksum.is_some() {
-                    sum = self.checksum.data(self.sequence, &copy);
-                }
                 escaped.push(copy);
-            } else if self.checksum.is_some() {
-                sum = self.checksum.data(self.sequence, data);
             }
-            self.put_tag(&mut room, number, flags, sum);
+            self.put_tag(&mut room, number, flags);
             if position == 0 {
                 room.put(&self.sb.s_uuid);
             }
         }
-        self.seal(block);
         let mut at = self.write_at(pmem, at, block)?;
         let mut escaped = escaped.iter();
         for &(_, data) in part {
@@ -338,33 +291,16 @@ impl Writer {
         Ok(at)
     }
 
-    fn put_tag(&self, room: &mut Room<'_>, number: u64, flags: u32, sum: u32) {
+    fn put_tag(&self, room: &mut Room<'_>, number: u64, flags: u32) {
         let (low, high) = (number as u32, (number >> 32) as u32);
-        if matches!(self.checksum, Checksum::V3(_)) {
-            room.put(
-                Tag3 {
-                    t_blocknr: low.into(),
-                    t_flags: flags.into(),
-                    t_blocknr_high: high.into(),
-                    t_checksum: sum.into(),
-                }
-                .as_bytes(),
-            );
-            return;
-        }
-        room.put(
-            Tag {
-                t_blocknr: low.into(),
-                t_checksum: (sum as u16).into(),
-                t_flags: (flags as u16).into(),
-            }
-            .as_bytes(),
-        );
+        let tag = Tag {
+            t_blocknr: low.into(),
+            t_checksum: 0.into(),
+            t_flags: (flags as u16).into(),
+        };
+        room.put(tag.as_bytes());
         if self.number_bytes == 8 {
             room.put(&high.to_be_bytes());
-        }
-        if matches!(self.checksum, Checksum::V2(_)) {
-            room.put(&[0; 2]);
         }
     }
 
@@ -385,7 +321,6 @@ impl Writer {
                     .unwrap_or(&bytes),
             );
         }
-        self.seal(block);
     }
 
     fn fill_commit(&self, block: &mut [u8], now: Timestamp) {
@@ -395,21 +330,6 @@ impl Writer {
         commit.h_commit_sec = (now.secs as u64).into();
         commit.h_commit_nsec = now.nanos.into();
         Room::after(block, commit.as_bytes());
-        if let Some(sum) = self.checksum.commit(block)
-            && let [first, ..] = &mut commit.h_chksum
-        {
-            *first = sum.into();
-            Room::after(block, commit.as_bytes());
-        }
-    }
-
-    /// Stores the checksum at the end of a descriptor or revoke block.
-    fn seal(&self, block: &mut [u8]) {
-        if let Some(sum) = self.checksum.block_tail(block)
-            && let Some(tail) = block.last_chunk_mut()
-        {
-            *tail = sum.to_be_bytes();
-        }
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! The result has the features that `mkfs.ext4` of e2fsprogs 1.47 gives a file
 //! system by default, with its sizes ([`Geometry`]), and can be mounted by
-//! Linux. What differs: the journal carries v3 checksums from the start, so
-//! that whatever the device held before is never taken for a transaction and
-//! need not be zeroed; inode tables are left as they are, marked as never
+//! Linux. What differs: the journal carries v3 checksums and begins with a
+//! random transaction number, so that whatever the device held before is never
+//! taken for a transaction and need not be zeroed; inode tables are left as they are, marked as never
 //! used. So the work is a few stores for each group of 128 MiB.
 //!
 //! Order of stores: the old superblock and every known signature go first;
@@ -482,7 +482,8 @@ fn journal_superblock(geometry: &Geometry, options: &MkfsOptions) -> journal::fo
     sb.s_blocksize = geometry.block_size.into();
     sb.s_maxlen = geometry.journal_blocks.into();
     sb.s_first = 1.into();
-    sb.s_sequence = 1.into();
+    // Blocks of an older journal on the same media carry other numbers.
+    sb.s_sequence = (crc32c(!0, &options.hash_seed) | 1).into();
     sb.s_feature_incompat = (incompat::REVOKE | incompat::BIT64 | incompat::CSUM_V3).into();
     sb.s_uuid = options.uuid;
     sb.s_nr_users = 1.into();

@@ -364,7 +364,7 @@ impl<P: Pmem> Ext4<P> {
     pub fn truncate(&mut self, ino: Ino, size: u64, lease: &dyn LayoutLease) -> Result<()> {
         let bs = u64::from(self.geo.block_size);
         let keep = size.div_ceil(bs);
-        let many = self.run(|fs| {
+        let (many, cut) = self.run(|fs| {
             let mut inode = fs.free_file(ino)?;
             if size > fs.max_size(&inode) {
                 return Err(Error::FileTooLarge);
@@ -380,8 +380,6 @@ impl<P: Pmem> Ext4<P> {
                 if !lease.covers(ino, keep..u64::MAX) {
                     return Err(Error::NotLeased);
                 }
-                let end = keep.saturating_mul(bs);
-                fs.zero_part(&inode, size, end)?;
                 if many {
                     // Too much for one transaction: the rest is on record.
                     fs.orphan_add(&mut inode);
@@ -394,8 +392,16 @@ impl<P: Pmem> Ext4<P> {
             inode.set_mtime(now);
             inode.set_ctime(now);
             fs.put_inode(&mut inode)?;
-            Ok(many)
+            Ok((many, size < old))
         })?;
+        if cut {
+            // Behind the end, for those who map the last block; not before
+            // the new size is durable, or a cut could leave the old size with
+            // zeros in it.
+            let inode = self.writable_file(ino)?;
+            self.zero_part(&inode, size, keep.saturating_mul(bs))?;
+            self.store.pmem().fence();
+        }
         if many {
             self.free_in_steps(ino, keep)?;
         }

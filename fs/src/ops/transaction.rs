@@ -6,7 +6,7 @@ use crate::disk::checksum::crc32c_delta;
 use crate::disk::features::{Incompat, RoCompat};
 use crate::disk::superblock::{STATE_ERROR, STATE_VALID, SUPERBLOCK_OFFSET};
 use crate::error::{Error, Result};
-use crate::journal::write::{Format, Writer};
+use crate::journal::write::Writer;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::recovery::Journal;
@@ -74,10 +74,19 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// The head of the orphan list belongs to its transaction. The totals of
+    /// free blocks and inodes do not where there is a journal: like Linux, a
+    /// mount after a crash sums the groups' counts instead.
     fn put_counts(&mut self) -> Result<()> {
-        if !self.vol.dirty {
-            return Ok(());
+        let orphan = self.vol.last_orphan;
+        self.put_sb(sb_field!(s_last_orphan), &orphan.to_le_bytes())?;
+        if self.vol.dirty && !self.store.has_journal() {
+            self.put_totals()?;
         }
+        Ok(())
+    }
+
+    fn put_totals(&mut self) -> Result<()> {
         let vol = self.vol;
         self.put_sb(
             sb_field!(s_free_blocks_count_lo),
@@ -91,7 +100,6 @@ impl<P: Pmem> Ext4<P> {
             sb_field!(s_free_inodes_count),
             &vol.free_inodes.to_le_bytes(),
         )?;
-        self.put_sb(sb_field!(s_last_orphan), &vol.last_orphan.to_le_bytes())?;
         self.vol.dirty = false;
         Ok(())
     }
@@ -115,12 +123,15 @@ impl<P: Pmem> Ext4<P> {
         let seed = (now.secs as u32) ^ now.nanos ^ self.sb.s_wtime.get();
         self.alloc.start(self.geo.groups, seed);
         self.was_clean = self.sb.s_state.get() & (STATE_VALID | STATE_ERROR) == STATE_VALID;
+        // As Linux has it: with a journal, the bit that asks for recovery says
+        // "mounted"; without one, the lack of the clean state does.
+        let journaled = journal.is_some();
+        if let Some(journal) = journal {
+            self.run(|fs| fs.mark_recover(true))?;
+            self.use_journal(journal)?;
+        }
         self.run(|fs| {
-            // As Linux has it: with a journal, the bit that asks for recovery
-            // says "mounted"; without one, the lack of the clean state does.
-            if journal.is_some() {
-                fs.mark_recover(true)?;
-            } else {
+            if !journaled {
                 let state = fs.sb.s_state.get() & !STATE_VALID;
                 fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
             }
@@ -129,24 +140,26 @@ impl<P: Pmem> Ext4<P> {
             fs.put_sb_time(sb_field!(s_mtime), sb_field!(s_mtime_hi), now)?;
             fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)
         })?;
-        if let Some(journal) = journal {
-            let format = Format {
-                wide: self.geo.incompat.contains(Incompat::BIT64),
-                checksums: self.geo.has_csum(),
-            };
-            let next = match &journal.pending {
-                Some(pending) => pending.next_sequence,
-                None => journal.sb.s_sequence.get(),
-            };
-            let size = self.geo.block_size;
-            let pmem = self.store.pmem();
-            let writer = Writer::start(pmem, journal.map, journal.sb, next, size, format)?;
-            self.store.start_journal(writer);
-        }
         self.recover_orphans()
     }
 
+    /// From now on transactions go through the journal.
+    fn use_journal(&mut self, journal: Journal) -> Result<()> {
+        let wide = self.geo.incompat.contains(Incompat::BIT64);
+        let next = match &journal.pending {
+            Some(pending) => pending.next_sequence,
+            None => journal.sb.s_sequence.get(),
+        };
+        let size = self.geo.block_size;
+        let pmem = self.store.pmem();
+        let writer = Writer::start(pmem, journal.map, journal.sb, next, size, wide)?;
+        self.store.start_journal(writer);
+        Ok(())
+    }
+
     /// Sets or clears the bit that says that the journal must be looked at.
+    /// This is the one change of the superblock outside the log; nothing else
+    /// may change with it (see [`crate::recovery`]).
     fn mark_recover(&mut self, on: bool) -> Result<()> {
         let mut word = self.sb.incompat();
         word.set(Incompat::RECOVER, on);
@@ -176,6 +189,7 @@ impl<P: Pmem> Ext4<P> {
             let now = self.now();
             self.run(|fs| {
                 fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)?;
+                fs.put_totals()?;
                 if fs.was_clean {
                     let state = fs.sb.s_state.get() | STATE_VALID;
                     fs.put_sb(sb_field!(s_state), &state.to_le_bytes())?;
