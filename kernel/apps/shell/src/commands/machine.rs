@@ -104,6 +104,8 @@ pub(super) const COMMANDS: &[Entry] = &[
         &[],
         |ctx| {
             ctx.flush();
+            // A file that is mapped keeps its file system from going.
+            ctx.env.mappings.clear();
             system::power_off(0)
         },
     ),
@@ -115,6 +117,8 @@ pub(super) const COMMANDS: &[Entry] = &[
         &[],
         |ctx| {
             ctx.flush();
+            // A file that is mapped keeps its file system from going.
+            ctx.env.mappings.clear();
             system::reboot()
         },
     ),
