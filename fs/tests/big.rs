@@ -218,6 +218,28 @@ fn huge_and_sparse() {
     assert_eq!(fs.stat(g).unwrap().blocks >> 1 >> 20, 300);
     fs.truncate(g, 10, &NoMappings).unwrap();
     assert_eq!(fs.stat(g).unwrap().blocks, 8);
+    // And as a whole: at once, when closed, and at the next mount.
+    fs.unlink(fs.root(), b"g", Release::Now(&NoMappings))
+        .unwrap();
+    let free = fs.statfs();
+    for how in 0..3 {
+        let g = fs.create(fs.root(), b"g", 0o644, 0, 0).unwrap();
+        fs.fallocate(g, Fallocate::Allocate, 0, 20 << 30, &NoMappings)
+            .unwrap();
+        let root = fs.root();
+        if how == 0 {
+            fs.unlink(root, b"g", Release::Now(&NoMappings)).unwrap();
+        } else {
+            fs.unlink(root, b"g", Release::Later).unwrap();
+            if how == 1 {
+                fs.evict(g, &NoMappings).unwrap();
+            } else {
+                drop(fs);
+                fs = mount_rw(&image);
+            }
+        }
+        assert_eq!(fs.statfs(), free);
+    }
     fs.unmount().unwrap();
     let fs = mount(&image);
     assert_eq!(fs.lookup(fs.root(), b"f"), Ok(walk(&fs, "f")));

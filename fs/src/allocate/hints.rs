@@ -99,6 +99,9 @@ pub(crate) struct Hints {
     pub tables: Tables,
     full_blocks: GroupSet,
     full_inodes: GroupSet,
+    /// An inode that lost its last name and is too large to be freed in the
+    /// same transaction.
+    pub large_orphan: Option<u32>,
     /// Where the last large allocation ended.
     pub last_group: u32,
     /// Makes generations differ.

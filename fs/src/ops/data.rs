@@ -371,11 +371,7 @@ impl<P: Pmem> Ext4<P> {
             }
             let old = inode.size();
             fs.zero_tail(&inode, size)?;
-            let many = size < old
-                && fs
-                    .inode_sectors(&inode)
-                    .wrapping_shr(fs.geo.block_shift.saturating_sub(9))
-                    > FREE_STEP;
+            let many = size < old && fs.is_large(&inode);
             if size < old {
                 if !lease.covers(ino, keep..u64::MAX) {
                     return Err(Error::NotLeased);
@@ -410,14 +406,33 @@ impl<P: Pmem> Ext4<P> {
 
     /// Frees everything from block `keep` on, from the end, in steps.
     fn free_in_steps(&mut self, ino: Ino, keep: u64) -> Result<()> {
+        self.shed(ino.0, keep)?;
+        self.run(|fs| {
+            let mut inode = fs.inode_or_orphan(ino)?;
+            fs.orphan_remove(&mut inode)?;
+            fs.put_inode(&mut inode)
+        })
+    }
+
+    /// Whether an inode owns more than one transaction should free.
+    pub(crate) fn is_large(&self, inode: &Inode) -> bool {
+        let sectors = self.inode_sectors(inode);
+        inode.has_block_map()
+            && sectors.wrapping_shr(self.geo.block_shift.saturating_sub(9)) > FREE_STEP
+    }
+
+    /// Frees the blocks from `keep` on of a large inode that is on the orphan
+    /// list, a transaction for each step.
+    pub(crate) fn shed(&mut self, ino: u32, keep: u64) -> Result<()> {
         let mut end = 1_u64 << 32;
         while end > keep {
             let start = end.saturating_sub(FREE_STEP).max(keep);
             self.run(|fs| {
-                let mut inode = fs.inode_or_orphan(ino)?;
+                let mut inode = fs.load_inode_any(ino)?;
+                let before = fs.inode_sectors(&inode);
                 fs.map_remove(&mut inode, start, end)?;
-                if start == keep {
-                    fs.orphan_remove(&mut inode)?;
+                if fs.inode_sectors(&inode) == before {
+                    return Ok(());
                 }
                 fs.put_inode(&mut inode)
             })?;

@@ -303,8 +303,12 @@ impl<P: Pmem> Ext4<P> {
                     if !lease.covers(ino, 0..u64::MAX) {
                         return Err(Error::NotLeased);
                     }
-                    self.destroy(inode)?;
-                    return Ok((ino, 0));
+                    if !self.is_large(inode) {
+                        self.destroy(inode)?;
+                        return Ok((ino, 0));
+                    }
+                    self.orphan_add(inode);
+                    self.alloc.large_orphan = Some(inode.ino);
                 }
                 Release::Later => self.orphan_add(inode),
             }
@@ -314,8 +318,10 @@ impl<P: Pmem> Ext4<P> {
     }
 
     fn note_open(&mut self, (ino, left): (Ino, u32), release: Release<'_>) {
-        if left == 0 && matches!(release, Release::Later) {
-            self.alloc.set_open_orphan(ino.0, true);
+        match release {
+            Release::Now(lease) => self.evict_large(lease),
+            Release::Later if left == 0 => self.alloc.set_open_orphan(ino.0, true),
+            Release::Later => {}
         }
     }
 

@@ -67,19 +67,32 @@ impl<P: Pmem> Ext4<P> {
     /// Ends the life of an object whose last name is gone and that nothing
     /// has open or mapped any more. The lease must cover all its blocks.
     pub fn evict(&mut self, ino: Ino, lease: &dyn LayoutLease) -> Result<()> {
+        let inode = self.inode_or_orphan(ino)?;
+        if inode.raw.i_links_count.get() != 0 {
+            return Err(Error::Busy);
+        }
+        if !lease.covers(ino, 0..u64::MAX) {
+            return Err(Error::NotLeased);
+        }
+        if self.is_large(&inode) {
+            self.shed(ino.0, 0)?;
+        }
         self.run(|fs| {
             let mut inode = fs.inode_or_orphan(ino)?;
-            if inode.raw.i_links_count.get() != 0 {
-                return Err(Error::Busy);
-            }
-            if !lease.covers(ino, 0..u64::MAX) {
-                return Err(Error::NotLeased);
-            }
             fs.orphan_remove(&mut inode)?;
             fs.destroy(&mut inode)
         })?;
         self.alloc.set_open_orphan(ino.0, false);
         Ok(())
+    }
+
+    /// Frees what the last operation left because it was too much for its
+    /// transaction. Should that fail, the next mount does it.
+    pub(crate) fn evict_large(&mut self, lease: &dyn LayoutLease) {
+        if let Some(ino) = self.alloc.large_orphan.take() {
+            self.alloc.set_open_orphan(ino, true);
+            let _ = self.evict(Ino(ino), lease);
+        }
     }
 
     /// Finishes what the last mount left: deletes the nameless, cuts files
@@ -89,6 +102,12 @@ impl<P: Pmem> Ext4<P> {
             let ino = self.vol.last_orphan;
             if ino == 0 {
                 break;
+            }
+            let inode = self.orphan_inode(ino)?;
+            if self.is_large(&inode) {
+                let named = inode.raw.i_links_count.get() != 0;
+                let bs = u64::from(self.geo.block_size);
+                self.shed(ino, if named { inode.size().div_ceil(bs) } else { 0 })?;
             }
             self.run(|fs| {
                 let mut inode = fs.orphan_inode(ino)?;

@@ -21,6 +21,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::ReadOnly);
         }
         let before = self.vol;
+        self.alloc.large_orphan = None;
         match f(self) {
             Ok(value) => {
                 self.commit()?;
