@@ -29,8 +29,8 @@ pub(super) const COMMANDS: &[Entry] = &[
     Entry {
         name: "memmap",
         area: "DAX",
-        usage: "[--json]",
-        help: "show the memory that page descriptors take, by pgmap",
+        usage: "[--json] [trim]",
+        help: "show the memory that page descriptors take, by pgmap; `trim` gives back what is at rest first",
         options: Some(&[JSON]),
         machine: true,
         run: memmap,
@@ -143,6 +143,13 @@ fn lspci(ctx: &mut Context) -> Outcome {
 
 fn memmap(ctx: &mut Context) -> Outcome {
     let maps = pgmaps();
+    match ctx.args.operands.first().map(|word| &word[..]) {
+        None => {}
+        Some(b"trim") => maps.iter().for_each(|map| {
+            map.trim();
+        }),
+        Some(_) => return usage("[trim]"),
+    }
     if ctx.args.json() {
         let text = json::array(|j| {
             for map in &maps {
