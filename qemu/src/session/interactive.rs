@@ -7,7 +7,7 @@
 
 use super::framed::Outcome;
 use super::guest::{Event, Guest, signal_status};
-use super::text::Watch;
+use super::text::{Plain, Watch};
 use crate::error::{Failure, Result, status};
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr,
@@ -148,6 +148,7 @@ pub fn run(
     }
     let deadline = timeout.map(|t| Instant::now() + t);
     let mut ready = Watch::new(READY);
+    let mut plain = Plain::default();
     let mut released = false;
     let mut ran = false;
     let mut stdout = std::io::stdout();
@@ -169,17 +170,25 @@ pub fn run(
                     log.write_all(&bytes)
                         .map_err(|e| Failure::setup(format!("cannot write the log: {e}")))?;
                 }
+                let mut shown = Vec::new();
+                if released {
+                    shown = bytes;
+                } else {
+                    // Firmware clears the screen: that would take away what
+                    // stood there, so until the prompt text alone is shown.
+                    plain.feed(&bytes, &mut shown);
+                    if ready.feed(&bytes) {
+                        released = true;
+                        // Nobody waits for it when the input is a terminal.
+                        let _ = release.send(());
+                    }
+                }
                 if stdout
-                    .write_all(&bytes)
+                    .write_all(&shown)
                     .and_then(|()| stdout.flush())
                     .is_err()
                 {
                     break outcome(status::SETUP, "cannot write standard output");
-                }
-                if !released && ready.feed(&bytes) {
-                    released = true;
-                    // Nobody waits for it when the input is a terminal.
-                    let _ = release.send(());
                 }
             }
             Ok(Event::SerialEnd) | Err(RecvTimeoutError::Disconnected) => {
@@ -192,7 +201,11 @@ pub fn run(
                     outcome(status::QEMU, &format!("QEMU failed to start ({exit})"))
                 };
             }
-            Ok(Event::Leave) => break outcome(0, ""),
+            Ok(Event::Leave) => {
+                // The guest's prompt stands there without a line's end.
+                let _ = stdout.write_all(b"\n");
+                break outcome(0, "");
+            }
             Ok(Event::Signal(signal)) => {
                 break outcome(signal_status(signal), &format!("ended by signal {signal}"));
             }
