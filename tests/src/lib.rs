@@ -18,6 +18,7 @@ use quire_qemu::host::provision::{Consent, ensure};
 use quire_qemu::host::{for_tests, toolchain};
 use quire_qemu::workspace::Workspace;
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,6 +114,26 @@ impl Start<'_> {
     /// Runs commands in the guest.
     pub fn exec(self, commands: &str) -> Output {
         self.args(["--timeout", TIMEOUT, "--exec", commands]).run()
+    }
+
+    /// Runs commands in the guest until they have printed so many lines, and
+    /// then takes the power away: the launcher is killed, and the machine dies
+    /// with it. Gives every line that had been printed by then.
+    pub fn cut_after(mut self, commands: &str, lines: usize) -> Vec<String> {
+        let _slot = Slot::take();
+        let mut child = self
+            .command
+            .args(["--timeout", TIMEOUT, "--exec", commands])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the launcher starts");
+        let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut seen: Vec<String> = output.by_ref().take(lines).map_while(Result::ok).collect();
+        child.kill().expect("it can be killed");
+        seen.extend(output.map_while(Result::ok));
+        child.wait().expect("it ends");
+        seen
     }
 
     /// Runs the launcher as it is.
