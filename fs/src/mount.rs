@@ -104,6 +104,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::inode("the root is not a directory", ROOT_INO));
         }
         if options.writable {
+            fs.count_groups()?;
             fs.start_writing(journal)?;
         }
         Ok(fs)

@@ -147,15 +147,15 @@ impl<P: Pmem> Ext4<P> {
         pmem.fence();
         pmem.drain();
         let geo = Geometry::new(&clean, pmem.len())?;
-        let mut fs = Self::assemble(View::plain(pmem), clean, geo, options);
+        let fs = Self::assemble(View::plain(pmem), clean, geo, options);
         fs.check_groups(true)?;
-        fs.count_groups()?;
         Ok(fs)
     }
 
-    /// Sums the groups' free counts: the superblock's totals are brought up
-    /// to date at unmount only, so a crash leaves old ones.
-    fn count_groups(&mut self) -> Result<()> {
+    /// Sums the groups' free counts, as Linux does at mount: the superblock's
+    /// totals are brought up to date at unmount only, and whoever replays a log
+    /// leaves old ones.
+    pub(crate) fn count_groups(&mut self) -> Result<()> {
         let (mut blocks, mut inodes) = (0u64, 0u32);
         for group in 0..self.geo.groups {
             let desc = self.group_desc_unchecked(group)?;

@@ -389,7 +389,10 @@ fn the_orphan_file_is_emptied_at_mount() {
     fs.unlink(root, b"f", Release::Later).unwrap();
     let sb = *fs.superblock();
     drop(fs);
-    // From the list to the file, as Linux would have done it.
+    // From the log to its place, then from the list to the file, as Linux
+    // would have done it.
+    let mut cmd = std::process::Command::new("debugfs");
+    common::run(cmd.args(["-w", "-R", "journal_run"]).arg(&image));
     let holder = sb.s_orphan_file_inum.get();
     let ask = |what: &str| {
         let mut cmd = std::process::Command::new("debugfs");

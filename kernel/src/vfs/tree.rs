@@ -68,12 +68,23 @@ impl Mount {
         self.opened.lock().contains_key(&ino)
     }
 
-    fn keep(&self, ino: Option<Ino>) {
-        if let Some(ino) = ino
-            && let Some(entry) = self.opened.lock().get_mut(&ino)
+    /// Takes a name away from `ino` by `remove`, which is told whether the
+    /// inode is open and must outlive its last name, and gives the inode that
+    /// does. It is pinned meanwhile: the last close may come at any moment, and
+    /// must not pass between the question and the note.
+    fn unname(&self, ino: Ino, remove: impl FnOnce(bool) -> Result<Option<Ino>>) -> Result<()> {
+        if !self.is_open(ino) {
+            return remove(false).map(drop);
+        }
+        self.pin(ino);
+        let kept = remove(true);
+        if let Ok(Some(kept)) = kept
+            && let Some(entry) = self.opened.lock().get_mut(&kept)
         {
             entry.kept = true;
         }
+        self.unpin(ino);
+        kept.map(drop)
     }
 
     pub fn check_writable(&self) -> Result<()> {
@@ -542,10 +553,9 @@ impl Vfs {
             return Err(Error::IsDir);
         }
         dir.mount.check_writable()?;
-        let keep = place.mount.is_open(place.ino);
-        let kept = dir.mount.fs.unlink(dir.ino, &name, keep, self.now())?;
-        place.mount.keep(kept);
-        Ok(())
+        place.mount.unname(place.ino, |keep| {
+            dir.mount.fs.unlink(dir.ino, &name, keep, self.now())
+        })
     }
 
     /// Removes an empty directory. One that somebody reads at this moment, or
@@ -599,22 +609,22 @@ impl Vfs {
         if is_dir && target.way.iter().any(|(place, _)| place.is(&moved)) {
             return Err(Error::invalid("a directory cannot move into itself"));
         }
-        let mut keep = false;
         if let Some(replaced) = &target.found {
             if replaced.mount.id != mount.id || table.covered(mount, replaced.ino) {
                 return Err(Error::busy("something is mounted on the new name"));
             }
-            keep = mount.is_open(replaced.ino);
-            if keep && replaced.metadata()?.is_dir() && !replaced.is(&moved) {
+            let open = mount.is_open(replaced.ino);
+            if open && replaced.metadata()?.is_dir() && !replaced.is(&moved) {
                 return Err(Error::busy("the directory to be replaced is open"));
             }
         }
+        let from = (from_dir.ino, &from_name[..]);
         let to = (to_dir.ino, &target.name[..]);
-        let kept = mount
-            .fs
-            .rename((from_dir.ino, &from_name), to, keep, self.now())?;
-        mount.keep(kept);
-        Ok(())
+        let rename = |keep| mount.fs.rename(from, to, keep, self.now());
+        match &target.found {
+            Some(replaced) => mount.unname(replaced.ino, rename),
+            None => rename(false).map(drop),
+        }
     }
 }
 
