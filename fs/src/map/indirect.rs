@@ -93,7 +93,10 @@ impl<P: Pmem> Ext4<P> {
         let pointers = self.pointers();
         let bits = pointers.trailing_zeros();
         let Some(path) = path_of(target, pointers) else {
-            return Ok(hole(target, 1 << 32));
+            return Err(Error::inode(
+                "i_size past what a block map can reach",
+                inode.ino,
+            ));
         };
         let root_at = path.root.saturating_mul(4) as usize;
         let mut pointer = le32(&inode.raw.i_block, root_at).unwrap_or(0);
