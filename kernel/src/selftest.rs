@@ -122,6 +122,31 @@ pub fn matching(filter: &str) -> impl Iterator<Item = &'static Test> {
         .filter(move |test| test.name.contains(filter))
 }
 
+/// Lists functions as in-kernel tests, under a prefix, and runs each of them on
+/// the host as a test of its own too.
+#[macro_export]
+macro_rules! rules_as_tests {
+    ($prefix:literal: $($name:ident),* $(,)?) => {
+        /// The in-kernel tests of this module.
+        pub const TESTS: &[$crate::selftest::Test] = &[
+            $($crate::selftest::Test {
+                name: ::core::concat!($prefix, ::core::stringify!($name)),
+                run: $name,
+            },)*
+        ];
+
+        #[cfg(test)]
+        mod host {
+            $(#[test]
+            fn $name() {
+                if let Err(error) = super::$name() {
+                    panic!("{error}");
+                }
+            })*
+        }
+    };
+}
+
 /// Ends a test with the given text unless the condition holds.
 #[macro_export]
 macro_rules! check {

@@ -85,7 +85,7 @@ impl Builtin {
 
     /// `s_jnl_blocks`: the journal inode's `i_block` and size, from which a
     /// lost journal inode can be rebuilt.
-    pub fn journal_backup(&self, geometry: &Geometry, _seed: u32) -> [U32; 17] {
+    pub fn journal_backup(&self, geometry: &Geometry) -> [U32; 17] {
         let inode = self.journal_inode(geometry, Timestamp::default());
         let mut words = [U32::ZERO; 17];
         for (word, bytes) in words.iter_mut().zip(inode.i_block.as_chunks::<4>().0) {

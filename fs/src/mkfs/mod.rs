@@ -394,7 +394,7 @@ impl<'a, P: Pmem + ?Sized> Maker<'a, P> {
         if geometry.journal_blocks > 0 {
             sb.s_journal_inum = crate::disk::inode::JOURNAL_INO.into();
             sb.s_jnl_backup_type = JOURNAL_BACKUP_BLOCKS;
-            sb.s_jnl_blocks = self.builtin.journal_backup(geometry, self.seed);
+            sb.s_jnl_blocks = self.builtin.journal_backup(geometry);
         }
         sb
     }

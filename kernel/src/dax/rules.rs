@@ -11,8 +11,8 @@ use crate::check;
 use crate::error::{Error, Result as KernelResult};
 use crate::memmap::{MemoryType, Pgmap, PinOwner, Spec, Term};
 use crate::mm::{frame, space};
+use crate::rules_as_tests;
 use crate::sched;
-use crate::selftest::Test;
 use crate::sync::{Mutex, SpinLock};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -25,26 +25,8 @@ use quire_fs::{Ino, LayoutLease, MediaError, Pmem};
 
 type Outcome = Result<(), String>;
 
-macro_rules! tests {
-    ($($name:ident),* $(,)?) => {
-        /// The in-kernel tests of this module.
-        pub const TESTS: &[Test] = &[
-            $(Test { name: concat!("dax.", stringify!($name)), run: $name },)*
-        ];
-
-        #[cfg(test)]
-        mod host {
-            $(#[test]
-            fn $name() {
-                if let Err(error) = super::$name() {
-                    panic!("{error}");
-                }
-            })*
-        }
-    };
-}
-
-tests! {
+rules_as_tests! {
+    "dax.":
     r17_entries_are_typed,
     r18_faults_wait_for_a_lease,
     r19_write_on_a_zero_entry_replaces_it,

@@ -8,8 +8,8 @@ use super::descriptor::Descriptor;
 use super::pin::admit;
 use super::*;
 use crate::error::{Error, Result as KernelResult};
+use crate::rules_as_tests;
 use crate::sched;
-use crate::selftest::Test;
 use crate::{check, sync::SpinLock};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -22,26 +22,8 @@ use quire_arch::{PageSize, PhysAddr};
 
 type Outcome = Result<(), String>;
 
-macro_rules! tests {
-    ($($name:ident),* $(,)?) => {
-        /// The in-kernel tests of this module.
-        pub const TESTS: &[Test] = &[
-            $(Test { name: concat!("folio.", stringify!($name)), run: $name },)*
-        ];
-
-        #[cfg(test)]
-        mod host {
-            $(#[test]
-            fn $name() {
-                if let Err(error) = super::$name() {
-                    panic!("{error}");
-                }
-            })*
-        }
-    };
-}
-
-tests! {
+rules_as_tests! {
+    "folio.":
     r01_metadata_is_small_and_zero_at_rest,
     r02_states_follow_the_counts,
     r03_associating_writes_one_record,
