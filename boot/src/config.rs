@@ -18,10 +18,16 @@
 //! `kernel_cmdline` are the older names; macros are expanded everywhere, an
 //! unknown one to nothing, and an unfinished `${` is an error (write `$\{` in a
 //! quoted kernel value, or leave a blank).
+//!
+//! One key is our own, and other loaders pass over it: `base_revision: 2`
+//! makes this loader behave as one that knows no later base revision of the
+//! protocol, as Limine 8 is. A kernel can so be tried against both.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+
+use crate::request::{MAX_REVISION, MIN_REVISION};
 
 /// What to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Config {
     pub path: String,
     /// The kernel's command line, without a terminating zero.
     pub cmdline: Vec<u8>,
+    /// The highest base revision to provide; see the module's head.
+    pub max_revision: u64,
 }
 
 /// Largest file accepted.
@@ -73,6 +81,11 @@ pub enum ConfigError {
         /// The path it names.
         found: String,
     },
+    /// `base_revision` is not one that this loader provides.
+    Revision {
+        /// What it says.
+        found: String,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -93,6 +106,10 @@ impl fmt::Display for ConfigError {
             Self::Path { found } => write!(
                 f,
                 "path is '{found}', this loader knows 'boot():/NAME' without hash"
+            ),
+            Self::Revision { found } => write!(
+                f,
+                "base_revision is '{found}', this loader provides {MIN_REVISION} to {MAX_REVISION}"
             ),
         }
     }
@@ -126,6 +143,9 @@ pub fn parse(file: &[u8], arch: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         path: volume_path(path)?,
         cmdline: cmdline.to_vec(),
+        max_revision: entry
+            .value(b"base_revision")
+            .map_or(Ok(MAX_REVISION), base_revision)?,
     })
 }
 
@@ -239,6 +259,17 @@ impl<'a> Entry<'a> {
             name.eq_ignore_ascii_case(key).then(|| value.trim_ascii())
         })
     }
+}
+
+/// A base revision that this loader provides.
+fn base_revision(value: &[u8]) -> Result<u64, ConfigError> {
+    core::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|revision| (MIN_REVISION..=MAX_REVISION).contains(revision))
+        .ok_or_else(|| ConfigError::Revision {
+            found: lossy(value),
+        })
 }
 
 /// Turns `boot():/a/b` (or the older `boot:///a/b`) into `/a/b`.

@@ -32,6 +32,17 @@ fn older_names_case_comments_and_returns() {
 }
 
 #[test]
+fn an_older_loader_on_request() {
+    let with = |line: &str| parse(format!("/Q\npath: boot():/k\n{line}\n").as_bytes(), "x");
+    assert_eq!(with("").unwrap().max_revision, MAX_REVISION);
+    assert_eq!(with("Base_Revision: 2 ").unwrap().max_revision, 2);
+    for odd in ["0", "4", "", "-1", "two", "99999999999999999999"] {
+        let error = with(&format!("base_revision: {odd}")).unwrap_err();
+        assert_eq!(error, ConfigError::Revision { found: odd.into() });
+    }
+}
+
+#[test]
 fn only_the_first_entry_counts() {
     let config = ok("cmdline: global\n/A\npath: boot():/a\n/B\npath: boot():/b\ncmdline: b\n");
     assert_eq!(config.path, "/a");

@@ -128,6 +128,8 @@ pub struct Requests {
     found: [Option<Found>; Kind::ALL.len()],
     /// The base revision that the loader will follow.
     pub revision: u64,
+    /// The highest that it provides.
+    pub max_revision: u64,
     /// Where the base revision tag lies, and the revision it asks for.
     pub tag: Option<(usize, u64)>,
 }
@@ -180,10 +182,12 @@ impl fmt::Display for RequestError {
 }
 
 /// Looks for requests in `image`, the file-backed part of the loaded kernel.
-pub fn scan(image: &[u8]) -> Result<Requests, RequestError> {
+/// No base revision above `max_revision` is provided.
+pub fn scan(image: &[u8], max_revision: u64) -> Result<Requests, RequestError> {
     let none = Requests {
         found: [None; Kind::ALL.len()],
         revision: 0,
+        max_revision,
         tag: None,
     };
     let mut result = none;
@@ -253,7 +257,7 @@ pub fn scan(image: &[u8]) -> Result<Requests, RequestError> {
     if wanted < MIN_REVISION {
         return Err(RequestError::Revision { wanted });
     }
-    result.revision = wanted.min(MAX_REVISION);
+    result.revision = wanted.min(max_revision);
     Ok(result)
 }
 
@@ -296,7 +300,7 @@ mod tests {
     #[test]
     fn without_markers() {
         let bytes = image(&[&[7, 8], &TAG, &HHDM, &STACK]);
-        let found = scan(&bytes).unwrap();
+        let found = scan(&bytes, MAX_REVISION).unwrap();
         assert_eq!(found.revision, 3);
         assert_eq!(found.tag, Some((16, 3)));
         assert_eq!(found.get(Kind::Hhdm).unwrap().offset, 40);
@@ -311,7 +315,7 @@ mod tests {
     #[test]
     fn markers_bound_the_search() {
         let bytes = image(&[&HHDM, &TAG, &START, &TAG, &STACK, &END, &HHDM, &STACK]);
-        let found = scan(&bytes).unwrap();
+        let found = scan(&bytes, MAX_REVISION).unwrap();
         assert_eq!(found.get(Kind::Hhdm), None);
         assert!(found.get(Kind::StackSize).is_some());
         assert_eq!(found.iter().count(), 1);
@@ -321,25 +325,36 @@ mod tests {
     fn twice_is_an_error() {
         let bytes = image(&[&TAG, &HHDM, &HHDM]);
         assert_eq!(
-            scan(&bytes),
+            scan(&bytes, MAX_REVISION),
             Err(RequestError::Duplicate { kind: Kind::Hhdm })
         );
-        assert_eq!(scan(&image(&[&TAG, &TAG])), Err(RequestError::DuplicateTag));
+        assert_eq!(
+            scan(&image(&[&TAG, &TAG]), MAX_REVISION),
+            Err(RequestError::DuplicateTag)
+        );
     }
 
     #[test]
     fn revisions() {
         let tag = |n| image(&[&[REVISION[0], REVISION[1], n]]);
-        assert_eq!(scan(&tag(1)).unwrap().revision, 1);
-        assert_eq!(scan(&tag(9)).unwrap().revision, 3);
-        assert_eq!(scan(&tag(0)), Err(RequestError::Revision { wanted: 0 }));
-        assert_eq!(scan(&[]), Err(RequestError::Revision { wanted: 0 }));
+        assert_eq!(scan(&tag(1), MAX_REVISION).unwrap().revision, 1);
+        assert_eq!(scan(&tag(9), MAX_REVISION).unwrap().revision, 3);
+        assert_eq!(scan(&tag(3), 2).unwrap().revision, 2);
+        assert_eq!(scan(&tag(1), 2).unwrap().revision, 1);
+        assert_eq!(
+            scan(&tag(0), MAX_REVISION),
+            Err(RequestError::Revision { wanted: 0 })
+        );
+        assert_eq!(
+            scan(&[], MAX_REVISION),
+            Err(RequestError::Revision { wanted: 0 })
+        );
     }
 
     #[test]
     fn a_request_cut_off_by_the_end_is_not_one() {
         let bytes = image(&[&TAG, &STACK]);
-        let found = scan(&bytes[..bytes.len() - 8]).unwrap();
+        let found = scan(&bytes[..bytes.len() - 8], MAX_REVISION).unwrap();
         assert_eq!(found.get(Kind::StackSize), None);
     }
 
@@ -353,7 +368,7 @@ mod tests {
             let words: Vec<&[u64]> = parts.iter().map(|&n| all[n]).collect();
             let bytes = image(&words);
             let bytes = &bytes[..bytes.len().saturating_sub(cut)];
-            if let Ok(found) = scan(bytes) {
+            if let Ok(found) = scan(bytes, MAX_REVISION) {
                 for request in found.iter() {
                     prop_assert!(request.response() + 8 <= bytes.len());
                 }

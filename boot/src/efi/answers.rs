@@ -100,7 +100,10 @@ impl<'a> Answers<'a> {
         // SAFETY: the scan saw all three words of the tag inside the image.
         unsafe {
             let tag = self.image.as_ptr().add(offset).cast::<u64>();
-            tag.add(1).write(self.requests.revision);
+            // The word that names it came with revision 3.
+            if self.requests.max_revision >= 3 {
+                tag.add(1).write(self.requests.revision);
+            }
             if wanted == self.requests.revision {
                 tag.add(2).write(0);
             }

@@ -76,8 +76,8 @@ pub fn run() -> Result<Infallible, Refusal> {
     // SAFETY: the loaded image's pages are ours and `backed` bytes of them have
     // just been written; the slice is gone before anything writes to them.
     let bytes = unsafe { core::slice::from_raw_parts(loaded.as_ptr(), backed) };
-    let requests =
-        request::scan(bytes).map_err(|error| refuse!("cannot start boot():{path}: it {error}"))?;
+    let requests = request::scan(bytes, config.max_revision)
+        .map_err(|error| refuse!("cannot start boot():{path}: it {error}"))?;
     let wishes = Wishes::read(&requests, bytes, &image)
         .map_err(|why| refuse!("cannot start boot():{path}: {why}"))?;
     let plan = Plan {
