@@ -79,8 +79,7 @@ impl Pmem for FilePmem {
     fn write_back(&self, _off: u64, _len: u64) {}
     fn fence(&self) {}
 
-    fn drain(&self) {
-        // A failure shows at the next access; there is no one to tell here.
-        let _ = self.file.sync_data();
+    fn drain(&self) -> Result<(), MediaError> {
+        self.file.sync_data().map_err(|_| MediaError::NotDurable)
     }
 }

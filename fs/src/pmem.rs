@@ -35,6 +35,8 @@ pub enum MediaError {
     },
     /// The memory was opened for reading only.
     ReadOnly,
+    /// The device did not make durable what it was given.
+    NotDurable,
     /// The operating system of the host refused (image files only).
     Host,
 }
@@ -52,6 +54,9 @@ impl fmt::Display for MediaError {
                 write!(f, "the media is poisoned: {len} bytes at {offset:#x}")
             }
             Self::ReadOnly => f.write_str("the media is read-only"),
+            Self::NotDurable => {
+                f.write_str("the device failed to flush: what was written last may be lost")
+            }
             Self::Host => f.write_str("the host could not access the image file"),
         }
     }
@@ -100,8 +105,26 @@ pub trait Pmem {
     fn fence(&self);
 
     /// Pushes what the platform still holds beyond that point (flush hints,
-    /// virtio flush).
-    fn drain(&self);
+    /// virtio flush). On failure nothing that was stored since the last
+    /// success is known to be durable.
+    fn drain(&self) -> Result<(), MediaError>;
+
+    /// Whether a fence alone doesn't reach the media (virtio-pmem, a file of
+    /// the host): the order in which stores survive a power cut needs a
+    /// [`drain`](Self::drain) between them then.
+    fn needs_drain(&self) -> bool {
+        false
+    }
+
+    /// Lets nothing that is stored from now on survive a power cut without
+    /// what was written back before.
+    fn barrier(&self) -> Result<(), MediaError> {
+        self.fence();
+        if self.needs_drain() {
+            self.drain()?;
+        }
+        Ok(())
+    }
 }
 
 /// A memory behind a shared reference or pointer is a memory.
@@ -116,7 +139,8 @@ macro_rules! forward {
             fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> { (**self).zero(off, len) }
             fn write_back(&self, off: u64, len: u64) { (**self).write_back(off, len) }
             fn fence(&self) { (**self).fence() }
-            fn drain(&self) { (**self).drain() }
+            fn drain(&self) -> Result<(), MediaError> { (**self).drain() }
+            fn needs_drain(&self) -> bool { (**self).needs_drain() }
         }
     )*};
 }
@@ -236,7 +260,9 @@ impl Pmem for MemPmem {
 
     fn write_back(&self, _off: u64, _len: u64) {}
     fn fence(&self) {}
-    fn drain(&self) {}
+    fn drain(&self) -> Result<(), MediaError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

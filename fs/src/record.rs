@@ -151,9 +151,14 @@ impl<P: Pmem> Pmem for RecordingPmem<P> {
         self.push(Event::Fence);
     }
 
-    fn drain(&self) {
-        self.inner.drain();
+    fn drain(&self) -> Result<(), MediaError> {
+        self.inner.drain()?;
         self.push(Event::Drain);
+        Ok(())
+    }
+
+    fn needs_drain(&self) -> bool {
+        self.inner.needs_drain()
     }
 }
 
@@ -472,7 +477,9 @@ impl Pmem for Crashed<'_> {
 
     fn write_back(&self, _off: u64, _len: u64) {}
     fn fence(&self) {}
-    fn drain(&self) {}
+    fn drain(&self) -> Result<(), MediaError> {
+        Ok(())
+    }
 }
 
 /// Cache-bypassing stores of one line whose presence is chosen one by one;

@@ -145,7 +145,7 @@ impl<P: Pmem> Ext4<P> {
         seal(&mut clean);
         pmem.write_nt(SUPERBLOCK_OFFSET, clean.as_bytes())?;
         pmem.fence();
-        pmem.drain();
+        pmem.drain()?;
         let geo = Geometry::new(&clean, pmem.len())?;
         let fs = Self::assemble(View::plain(pmem), clean, geo, options);
         fs.check_groups(true)?;

@@ -518,7 +518,11 @@ impl<P: Pmem> Pmem for View<P> {
         self.pmem.fence();
     }
 
-    fn drain(&self) {
-        self.pmem.drain();
+    fn drain(&self) -> Result<(), MediaError> {
+        self.pmem.drain()
+    }
+
+    fn needs_drain(&self) -> bool {
+        self.pmem.needs_drain()
     }
 }

@@ -92,7 +92,7 @@ pub fn replay<P: Pmem + ?Sized>(log: &Log<'_, P>, recovered: &Recovered) -> Resu
         log.write_home(home, &block)?;
     }
     log.pmem().fence();
-    log.pmem().drain();
+    log.pmem().drain()?;
     Ok(())
 }
 

@@ -198,10 +198,10 @@ impl Writer {
             self.fill_revoke(&mut block, part);
             at = self.write_at(pmem, at, &block)?;
         }
-        pmem.fence();
+        pmem.barrier()?;
         self.fill_commit(&mut block, now);
         at = self.write_at(pmem, at, &block)?;
-        pmem.fence();
+        pmem.barrier()?;
         self.head = at;
         self.free = self.free.saturating_sub(needed as u32);
         self.sequence = self.sequence.wrapping_add(1);
@@ -216,7 +216,7 @@ impl Writer {
     fn release<P: Pmem + ?Sized>(&mut self, pmem: &P) -> Result<()> {
         // In-place stores of the last commit have been written back; they
         // must be durable before the log forgets them.
-        pmem.fence();
+        pmem.barrier()?;
         let mut sb = self.sb;
         self.log(pmem)
             .set_start(&mut sb, self.sequence, self.head)?;
@@ -230,7 +230,7 @@ impl Writer {
     /// # Errors
     /// Media errors.
     pub fn stop<P: Pmem + ?Sized>(self, pmem: &P) -> Result<()> {
-        pmem.fence();
+        pmem.barrier()?;
         let mut sb = self.sb;
         self.log(pmem).set_start(&mut sb, self.sequence, 0)
     }

@@ -165,7 +165,7 @@ impl<'a, P: Pmem + ?Sized> Maker<'a, P> {
         let free_blocks = self.write_groups()?;
         self.write_builtin()?;
         self.write_superblocks(free_blocks)?;
-        self.pmem.drain();
+        self.pmem.drain()?;
         Ok(())
     }
 

@@ -176,7 +176,7 @@ impl<P: Pmem> Ext4<P> {
             self.run(|fs| fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now))?;
         }
         self.store.pmem().fence();
-        self.store.pmem().drain();
+        self.store.pmem().drain()?;
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl<P: Pmem> Ext4<P> {
                 self.store.stop_journal()?;
                 self.run(|fs| fs.mark_recover(false))?;
             }
-            self.store.pmem().drain();
+            self.store.pmem().drain()?;
         }
         Ok(self.store.into_pmem().into_inner())
     }

@@ -396,8 +396,7 @@ impl File {
             self.clean(&guard, block);
         }
         self.device.pmem().fence();
-        self.device.pmem().drain();
-        Ok(())
+        self.device.pmem().drain().map_err(media)
     }
 
     /// Writes one entry back; the caller holds its range.
@@ -485,7 +484,9 @@ impl Drop for File {
         }
         if flushed {
             self.device.pmem().fence();
-            self.device.pmem().drain();
+            if let Err(error) = self.device.pmem().drain() {
+                log::error!("dax: {}: {error}", self.extents.describe());
+            }
         }
         OWNERS.lock().1.remove(&self.owner.0.get());
     }

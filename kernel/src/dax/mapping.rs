@@ -589,8 +589,7 @@ impl Mapping {
             at = next;
         }
         file.device.pmem().fence();
-        file.device.pmem().drain();
-        Ok(())
+        file.device.pmem().drain().map_err(media)
     }
 
     /// Writes back everything dirty in a range and makes its leaves read-only

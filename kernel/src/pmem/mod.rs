@@ -21,7 +21,7 @@ pub(crate) mod fixture;
 
 pub use direct::{DirectMap, start};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, detach, find, namespaces};
-pub use region::{Dimm, Found, Machine, NfitSource, Region, Source};
+pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};
 
 use crate::sync::Once;
 use alloc::sync::Arc;

@@ -407,19 +407,31 @@ impl Pmem for KernelPmem {
         cache::fence();
     }
 
-    fn drain(&self) {
-        let hints = &self.namespace().hints;
-        if hints.is_empty() {
-            return;
+    fn drain(&self) -> Result<(), MediaError> {
+        let namespace = self.namespace();
+        if !namespace.hints.is_empty() {
+            // What was written back has left the CPU before the DIMMs are
+            // told.
+            cache::fence();
+            for hint in &namespace.hints {
+                // SAFETY: the register was mapped for this by `map_register`;
+                // any value written flushes.
+                unsafe { hint.as_mut_ptr::<u64>().write_volatile(1) };
+            }
+            cache::fence();
         }
-        // What was written back has left the CPU before the DIMMs are told.
+        let Some(flusher) = &namespace.region.flusher else {
+            return Ok(());
+        };
         cache::fence();
-        for hint in hints {
-            // SAFETY: the register was mapped for this by `map_register`; any
-            // value written flushes.
-            unsafe { hint.as_mut_ptr::<u64>().write_volatile(1) };
-        }
-        cache::fence();
+        flusher.flush().map_err(|error| {
+            log::error!("{}: flush failed: {error}", namespace.name);
+            MediaError::NotDurable
+        })
+    }
+
+    fn needs_drain(&self) -> bool {
+        self.namespace().region.flusher.is_some()
     }
 }
 
@@ -500,6 +512,7 @@ mod tests {
             persistence_domain: PersistenceDomain::MemoryController,
             read_only: None,
             flush_hints: Vec::new(),
+            flusher: None,
             source: "test",
         }
     }
@@ -519,7 +532,7 @@ mod tests {
         pmem.write(4090, b"hello world").unwrap();
         pmem.write_back(4090, 11);
         pmem.fence();
-        pmem.drain();
+        pmem.drain().unwrap();
         let mut buf = [0; 11];
         pmem.read(4090, &mut buf).unwrap();
         assert_eq!(&buf, b"hello world");
@@ -554,6 +567,39 @@ mod tests {
         drop(pmem);
         assert!(namespace.claim("mkfs.ext4", true).is_ok());
         assert_eq!(namespace.user(), None);
+    }
+
+    struct Device {
+        flushes: AtomicU64,
+        works: bool,
+    }
+
+    impl super::super::Flush for Device {
+        fn flush(&self) -> Result<()> {
+            self.flushes.fetch_add(1, Ordering::Relaxed);
+            match self.works {
+                true => Ok(()),
+                false => Err(Error::io("the device says no")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_drain_asks_the_device_and_tells_when_it_fails() {
+        for (number, works) in [(115, true), (116, false)] {
+            let device = Arc::new(Device {
+                flushes: AtomicU64::new(0),
+                works,
+            });
+            let flusher = super::super::Flusher(device.clone());
+            let namespace = namespace(number, |r| r.flusher = Some(flusher));
+            let pmem = namespace.claim("test", true).unwrap().pmem();
+            assert!(pmem.needs_drain());
+            let expected = works.then_some(()).ok_or(MediaError::NotDurable);
+            assert_eq!(pmem.drain(), expected);
+            assert_eq!(pmem.barrier(), expected);
+            assert_eq!(device.flushes.load(Ordering::Relaxed), 2);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::error::Error;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -67,6 +68,40 @@ impl PersistenceDomain {
         }
     }
 }
+
+/// A device that makes durable, when asked, what has been stored in its
+/// memory.
+pub trait Flush: Send + Sync {
+    /// Makes everything durable that was stored, and written back by the CPU,
+    /// before the call. May be called where blocking isn't possible: it waits
+    /// without giving up the CPU then.
+    fn flush(&self) -> crate::error::Result<()>;
+}
+
+/// A region's [`Flush`].
+#[derive(Clone)]
+pub struct Flusher(pub Arc<dyn Flush>);
+
+impl Flusher {
+    /// See [`Flush::flush`].
+    pub fn flush(&self) -> crate::error::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl core::fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Flusher")
+    }
+}
+
+impl PartialEq for Flusher {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Flusher {}
 
 /// An NVDIMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +184,9 @@ pub struct Region {
     /// Addresses to write after a fence, so that what the DIMMs hold is
     /// flushed.
     pub flush_hints: Vec<u64>,
+    /// The device that must be asked to make stores durable, where the CPU's
+    /// write-back alone doesn't.
+    pub flusher: Option<Flusher>,
     /// Where it was learned from.
     pub source: &'static str,
 }
@@ -454,6 +492,7 @@ impl Source for NfitSource<'_> {
                 persistence_domain: PersistenceDomain::of(all.capabilities),
                 read_only,
                 flush_hints,
+                flusher: None,
                 source: self.name(),
             };
             found.add_region(region, origin);
