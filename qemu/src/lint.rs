@@ -14,6 +14,9 @@ use std::process::Command;
 /// Packages that are a kernel image of their own.
 const APPS: [&str; 2] = ["quire-shell", "quire-hello"];
 
+/// Packages that the images are made of.
+const LIBRARIES: [&str; 4] = ["quire", "quire-arch", "quire-bench", "quire-fs"];
+
 /// Runs every check; the first that fails ends it.
 pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
     ensure(&[Item::BareTargets, Item::Lints], Consent::new(yes))?;
@@ -35,7 +38,9 @@ pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
         for app in APPS {
             command.args(["-p", app]);
         }
-        command.args(["-p", "quire", "-p", "quire-arch", "-p", "quire-fs"]);
+        for library in LIBRARIES {
+            command.args(["-p", library]);
+        }
         command.args(["--features", "image"]);
         bare(workspace, command, &target_dir)?;
         let mut command = toolchain.clippy(arch.loader_target());

@@ -57,6 +57,24 @@ fn counter() -> u64 {
     CNTVCT_EL0.get()
 }
 
+/// The counter itself, for spans of a few instructions. It may be read before
+/// what precedes it is done.
+#[inline]
+pub fn ticks() -> u64 {
+    let ticks: u64;
+    // SAFETY: reads a counter. Not `nomem`: what is measured stays where it
+    // was written.
+    unsafe {
+        core::arch::asm!("mrs {}, cntvct_el0", out(reg) ticks, options(nostack, preserves_flags));
+    }
+    ticks
+}
+
+/// Nanoseconds that so many [`ticks`] take.
+pub fn ticks_to_ns(ticks: u64) -> u64 {
+    load(&TO_NANOS).apply(ticks)
+}
+
 /// Finds the timer's interrupt.
 ///
 /// # Safety

@@ -137,6 +137,24 @@ pub fn now_ns() -> u64 {
     rate().ns(tsc().saturating_sub(base))
 }
 
+/// The counter itself, for spans of a few instructions. It may be read before
+/// what precedes it is done.
+#[inline]
+pub fn ticks() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter. Not `nomem`: what is measured stays where it
+    // was written.
+    unsafe {
+        asm!("rdtsc", out("eax") low, out("edx") high, options(nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Nanoseconds that so many [`ticks`] take.
+pub fn ticks_to_ns(ticks: u64) -> u64 {
+    rate().ns(ticks)
+}
+
 fn arm(at: u64) {
     if by_deadline() {
         let ticks = BASE

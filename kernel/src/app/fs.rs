@@ -19,7 +19,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-pub use crate::dax::{Mapping, Perms};
+pub use crate::dax::{MapOptions, Mapping, Perms};
 use crate::error::Result;
 use crate::sync::Once;
 use crate::vfs::Namespaces;
@@ -27,6 +27,7 @@ pub use crate::vfs::{
     Allocate, DirEntry, File, FileKind, Metadata, Node, OpenOptions, ReadDir, SeekFrom,
     SetAttributes, StatFs, Time, Vfs, XattrMode,
 };
+pub use quire_arch::PageSize;
 
 static TREE: Once<Vfs> = Once::new();
 

@@ -20,7 +20,7 @@
 //! # }
 //! ```
 
-pub use crate::dax::{Mapping, Perms};
+pub use crate::dax::{MapOptions, Mapping, Perms};
 use crate::error::{Error, Result};
 
 /// The address of a range, checked against mapping and file; the file must not
@@ -48,24 +48,30 @@ fn address(mapping: &Mapping, offset: u64, len: usize, write: bool) -> Result<*m
     Ok(mapping.as_ptr().wrapping_add(offset as usize))
 }
 
-/// Loads bytes through the page table.
+/// Loads bytes through the page table, as wide as the CPU can.
 pub fn load(mapping: &Mapping, offset: u64, bytes: &mut [u8]) -> Result<()> {
     let from = address(mapping, offset, bytes.len(), false)?;
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        // SAFETY: inside the mapping, as `address` has checked; the page-fault
-        // handler brings the page. Others may store there meanwhile, hence
-        // volatile: whatever is read is a byte.
-        *byte = unsafe { from.add(index).read_volatile() };
-    }
+    // SAFETY: inside the mapping, as `address` has checked; the page-fault
+    // handler brings the pages. A buffer of the application's own does not
+    // overlap it.
+    unsafe { quire_arch::cache::copy(bytes.as_mut_ptr(), from, bytes.len()) };
     Ok(())
 }
 
-/// Stores bytes through the page table. Durable after [`Mapping::persist`].
+/// Stores bytes through the page table, as wide as the CPU can. Durable after
+/// [`Mapping::persist`].
 pub fn store(mapping: &Mapping, offset: u64, bytes: &[u8]) -> Result<()> {
     let to = address(mapping, offset, bytes.len(), true)?;
-    for (index, byte) in bytes.iter().enumerate() {
-        // SAFETY: as in `load`, and the mapping may be written.
-        unsafe { to.add(index).write_volatile(*byte) };
-    }
+    // SAFETY: as in `load`, and the mapping may be written.
+    unsafe { quire_arch::cache::copy(to, bytes.as_ptr(), bytes.len()) };
+    Ok(())
+}
+
+/// [`store`] past the caches: for much that is not read again soon. Durable
+/// after [`Mapping::persist`] of any part.
+pub fn store_nt(mapping: &Mapping, offset: u64, bytes: &[u8]) -> Result<()> {
+    let to = address(mapping, offset, bytes.len(), true)?;
+    // SAFETY: as in `store`.
+    unsafe { quire_arch::cache::copy_nt(to, bytes.as_ptr(), bytes.len()) };
     Ok(())
 }

@@ -25,6 +25,19 @@ impl Instant {
     }
 }
 
+/// The CPU's counter, for spans too short for [`Instant`]: reading it is a few
+/// instructions. Its rate differs from machine to machine; see
+/// [`ticks_to_ns`].
+#[inline]
+pub fn ticks() -> u64 {
+    quire_arch::time::ticks()
+}
+
+/// Nanoseconds that so many [`ticks`] take.
+pub fn ticks_to_ns(ticks: u64) -> u64 {
+    quire_arch::time::ticks_to_ns(ticks)
+}
+
 /// The time since 1 January 1970 in UTC; since the start of the machine when
 /// the loader knows no time.
 pub fn unix_time() -> Duration {

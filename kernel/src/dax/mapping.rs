@@ -27,6 +27,29 @@ pub enum Perms {
     ReadWrite,
 }
 
+/// How a file is to be mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct MapOptions {
+    largest: PageSize,
+}
+
+impl Default for MapOptions {
+    fn default() -> Self {
+        Self {
+            largest: PageSize::Size1G,
+        }
+    }
+}
+
+impl MapOptions {
+    /// No leaf is to be larger than this: dirty marks and write-back are then
+    /// as fine.
+    pub fn largest(mut self, size: PageSize) -> Self {
+        self.largest = size;
+        self
+    }
+}
+
 /// A mapping, as faults and the file see it.
 pub struct Inner {
     file: Arc<File>,
@@ -35,6 +58,7 @@ pub struct Inner {
     offset: u64,
     len: u64,
     perms: Perms,
+    options: MapOptions,
     /// Leaves in the page table, zero pages included.
     leaves: AtomicU64,
     /// The mapping is going: no new leaves. Set before the blocks are locked
@@ -85,9 +109,12 @@ impl Inner {
         })
     }
 
-    /// Whether a leaf of that size over `block` fits: same colour in file and
-    /// address, inside the mapping.
+    /// Whether a leaf of that size over `block` fits: as large as was asked
+    /// for, same colour in file and address, inside the mapping.
     fn fits(&self, block: u64, size: PageSize) -> Result<(), Fallback> {
+        if size > self.options.largest {
+            return Err(Fallback::Asked);
+        }
         if !(self.start.as_u64().wrapping_sub(self.offset)).is_multiple_of(size.bytes()) {
             return Err(Fallback::Colour);
         }
@@ -103,8 +130,9 @@ impl Inner {
     /// why not larger are counted.
     fn largest(&self, block: u64, blocks: u64) -> PageSize {
         for size in [PageSize::Size1G, PageSize::Size2M] {
-            // A file that is smaller than the leaf isn't worth a count.
-            if blocks_of(self.len) < size.pages() {
+            // A file that is smaller than the leaf isn't worth a count, nor
+            // what was asked for.
+            if blocks_of(self.len) < size.pages() || size > self.options.largest {
                 continue;
             }
             let first = block & !(size.pages() - 1);
@@ -400,6 +428,17 @@ pub struct Mapping {
 /// touched yet: pages come with their first use, or with
 /// [`Mapping::populate`].
 pub fn map(file: &Arc<File>, offset: u64, len: u64, perms: Perms) -> Result<Mapping> {
+    map_with(file, offset, len, perms, MapOptions::default())
+}
+
+/// [`map`] with options.
+pub fn map_with(
+    file: &Arc<File>,
+    offset: u64,
+    len: u64,
+    perms: Perms,
+    options: MapOptions,
+) -> Result<Mapping> {
     if !offset.is_multiple_of(4096) {
         return Err(Error::invalid("the offset of a mapping is not a page's"));
     }
@@ -416,6 +455,7 @@ pub fn map(file: &Arc<File>, offset: u64, len: u64, perms: Perms) -> Result<Mapp
         offset,
         len: pages,
         perms,
+        options,
         leaves: AtomicU64::new(0),
         closed: AtomicBool::new(false),
     });

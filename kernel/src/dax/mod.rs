@@ -38,7 +38,7 @@ pub mod zero;
 pub use entry::{Dirty, Entry};
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};
 pub use lease::{Lease, Wait};
-pub use mapping::{Mapping, Perms, map, serve};
+pub use mapping::{MapOptions, Mapping, Perms, map, map_with, serve};
 pub use rules::TESTS;
 pub use stat::{Fallback, Stat, stat};
 

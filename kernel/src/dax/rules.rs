@@ -38,6 +38,7 @@ rules_as_tests! {
     r24_a_store_after_sync_faults_again,
     r27_large_leaves_where_extent_and_address_allow,
     r27_misaligned_mappings_fall_back_with_the_reason,
+    r27_no_leaf_is_larger_than_asked_for,
     r29_a_write_by_call_is_seen_by_mappings,
     r31_sync_flushes_only_what_is_dirty,
     r33_break_layout_unmaps_only_its_range,
@@ -504,6 +505,25 @@ fn r27_misaligned_mappings_fall_back_with_the_reason() -> Outcome {
     let part = text(map(&rig.file, 4096, 3 * MIB, Perms::Read))?;
     check!(load(&part, 0) == 1 ^ 0x5a);
     check!(count(Fallback::Mapping) > before);
+    Ok(())
+}
+
+fn r27_no_leaf_is_larger_than_asked_for() -> Outcome {
+    let rig = Rig::new(1024)?;
+    rig.fs.lay_out(0..1024, 512)?;
+    let large = rig.map(Perms::ReadWrite)?;
+    store(&large, 0, 1);
+    check!(leaf(&large, 0).is_some_and(|leaf| leaf.size == PageSize::Size2M));
+    // Small leaves of a folio that is large, and of one that is not.
+    let options = MapOptions::default().largest(PageSize::Size4K);
+    let small = text(map_with(&rig.file, 0, 4 * MIB, Perms::ReadWrite, options))?;
+    for at in [0, 2 * MIB] {
+        store(&small, at + 4096, 7);
+        check!(leaf(&small, at + 4096).is_some_and(|leaf| leaf.size == PageSize::Size4K));
+        check!(leaf(&small, at).is_none());
+        check!(load(&large, at + 4096) == 7);
+    }
+    check!(small.leaves() == 2, "{}", small.leaves());
     Ok(())
 }
 

@@ -27,11 +27,13 @@ pub enum Fallback {
     Cpu,
     /// No memory for a descriptor or a large zero page.
     Memory,
+    /// Whoever made the mapping wants small leaves.
+    Asked,
 }
 
 impl Fallback {
     /// All reasons, in order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Colour,
         Self::Mapping,
         Self::EndOfFile,
@@ -42,6 +44,7 @@ impl Fallback {
         Self::Zero,
         Self::Cpu,
         Self::Memory,
+        Self::Asked,
     ];
 
     /// Name in listings.
@@ -57,6 +60,7 @@ impl Fallback {
             Self::Zero => "zero",
             Self::Cpu => "cpu",
             Self::Memory => "memory",
+            Self::Asked => "asked",
         }
     }
 }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::dax::{self, Mapping, Perms};
+use crate::dax::{self, MapOptions, Mapping, Perms};
 use crate::error::{Error, Result};
 
 use super::walk::Place;
@@ -418,13 +418,23 @@ impl File {
     /// Maps a part of the file: its own memory appears in the address space,
     /// with no copy anywhere. The range begins at a multiple of 4096.
     pub fn map(&self, range: Range<u64>, perms: Perms) -> Result<Mapping> {
+        self.map_with(range, perms, MapOptions::default())
+    }
+
+    /// Maps a part of the file, as [`map`](Self::map) does, with options.
+    pub fn map_with(
+        &self,
+        range: Range<u64>,
+        perms: Perms,
+        options: MapOptions,
+    ) -> Result<Mapping> {
         self.check_read()?;
         if perms == Perms::ReadWrite {
             self.check_write()?;
         }
         let len = range.end.checked_sub(range.start).filter(|&len| len > 0);
         let len = len.ok_or_else(|| Error::invalid("a range of no bytes"))?;
-        dax::map(&self.node.dax_file()?, range.start, len, perms)
+        dax::map_with(&self.node.dax_file()?, range.start, len, perms, options)
     }
 
     /// Makes content and metadata durable.

@@ -7,6 +7,7 @@ use crate::env::{Context, Outcome};
 use crate::options::Opt;
 use crate::out;
 
+mod bench;
 mod builtin;
 mod change;
 mod content;
@@ -44,6 +45,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         devices::COMMANDS,
         mapping::COMMANDS,
         machine::COMMANDS,
+        bench::COMMANDS,
         builtin::COMMANDS,
     ]
     .into_iter()

@@ -1,0 +1,120 @@
+//! Measuring: what the kernel's calls cost.
+
+use quire_bench::{Report, Summary};
+
+use super::Entry;
+use crate::env::{Context, Failure, Outcome, shown, usage};
+use crate::json;
+use crate::options::{flag, valued};
+use crate::out;
+
+/// Where the launcher mounts the default namespace.
+const DIR: &[u8] = b"/pmem0";
+
+pub(super) const COMMANDS: &[Entry] = &[Entry {
+    name: "bench",
+    area: "tests",
+    usage: "[--list] [-d DIR] [FILTER]",
+    help: "measure the operations whose names contain FILTER; a JSON line each",
+    options: Some(&[
+        flag(0, "list", "name them only"),
+        valued(
+            b'd',
+            "dir",
+            "DIR",
+            "where the files are made; /pmem0 when not said",
+        ),
+    ]),
+    machine: true,
+    run: bench,
+}];
+
+fn bench(ctx: &mut Context) -> Outcome {
+    let filter = match &ctx.args.operands.clone()[..] {
+        [] => alloc::string::String::new(),
+        [filter] => shown(filter),
+        _ => return usage("one filter at most"),
+    };
+    if ctx.args.has_long("list") {
+        for op in quire_bench::ops().filter(|op| op.contains(&filter)) {
+            out!(ctx, "{op}\n");
+        }
+        return Ok(());
+    }
+    let dir = ctx.path(ctx.args.value(b'd').unwrap_or(DIR));
+    let vfs = ctx.env.vfs;
+    let good = quire_bench::run(vfs, &dir, &filter, &mut |report| {
+        ctx.print(line(report).as_bytes());
+        ctx.flush();
+    });
+    if good {
+        Ok(())
+    } else {
+        Err(Failure::Status(1))
+    }
+}
+
+/// A result as its line.
+fn line(report: &Report) -> alloc::string::String {
+    json::object(|j| {
+        j.string("op", report.op);
+        match &report.outcome {
+            Ok(summary) => {
+                for (key, value) in keys(summary) {
+                    j.number(key, value);
+                }
+            }
+            Err(error) => j.string("error", alloc::format!("{error}")),
+        }
+        for (key, value) in &report.extra {
+            j.number(key, value);
+        }
+    })
+}
+
+fn keys(summary: &Summary) -> [(&'static str, u64); 9] {
+    [
+        ("ns", summary.ns),
+        ("n", summary.n),
+        ("min", summary.min),
+        ("p10", summary.p10),
+        ("p90", summary.p90),
+        ("max", summary.max),
+        ("mean", summary.mean()),
+        ("first", summary.first),
+        ("total", summary.total),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire::error::Error;
+
+    #[test]
+    fn a_line_is_json_with_the_figures_or_the_reason() {
+        let summary = Summary {
+            ns: 6,
+            n: 10,
+            min: 1,
+            p10: 2,
+            p90: 10,
+            max: 10,
+            first: 9,
+            total: 55,
+        };
+        let mut report = Report {
+            op: "stat",
+            outcome: Ok(summary),
+            extra: alloc::vec![("faults", 3)],
+        };
+        let text = line(&report);
+        json::check::valid(&text);
+        assert!(text.starts_with("{\"op\":\"stat\",\"ns\":6,\"n\":10,\"min\":1,"));
+        assert!(text.contains("\"mean\":5,") && text.ends_with("\"faults\":3}\n"));
+        report.outcome = Err(Error::NoSpace);
+        let text = line(&report);
+        json::check::valid(&text);
+        assert!(text.contains("\"error\":\""));
+    }
+}
