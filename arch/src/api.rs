@@ -11,7 +11,7 @@ use crate::table::EntryFormat;
 use crate::trap::{Ipi, TrapFrame};
 use crate::{
     ARCH_NAME, SELFTESTS, Selftest, backtrace, boot::MpInfo, cache, console, context, cpu, irq,
-    paging, power, time,
+    paging, port, power, time,
 };
 
 type Entry = extern "C" fn(usize) -> !;
@@ -102,6 +102,8 @@ const _: () = {
 };
 
 const _: () = {
+    let _: unsafe fn(u16, u8) -> Option<u32> = port::read;
+    let _: unsafe fn(u16, u8, u32) -> Option<()> = port::write;
     let _: unsafe fn(PowerConfig<'_>) = power::init;
     let _: fn() -> ! = power::off;
     let _: fn() -> ! = power::reboot;

@@ -24,6 +24,7 @@ pub mod cpu;
 pub mod irq;
 pub mod paging;
 mod percpu;
+pub mod port;
 pub mod power;
 mod selftest;
 pub mod time;

@@ -15,6 +15,7 @@ pub mod context;
 pub mod cpu;
 pub mod irq;
 pub mod paging;
+pub mod port;
 pub mod power;
 pub mod time;
 pub mod trap;

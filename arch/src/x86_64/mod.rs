@@ -16,6 +16,7 @@ pub mod irq;
 mod lapic;
 pub mod paging;
 mod percpu;
+pub mod port;
 pub mod power;
 mod pure;
 mod reference;

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`nfit`] | the ACPI table, over bytes, trusting nothing |
+//! | [`label`] | a DIMM's label storage area |
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`describe`] | listings, with `ndctl`'s keys |
@@ -12,6 +13,7 @@
 
 pub mod describe;
 mod direct;
+pub mod label;
 pub mod namespace;
 pub mod nfit;
 pub mod region;
@@ -20,6 +22,7 @@ pub mod region;
 pub(crate) mod fixture;
 
 pub use direct::{DirectMap, start};
+pub use label::{LabelArea, LabelStore};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, detach, find, namespaces};
 pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};
 

@@ -118,6 +118,8 @@ pub struct Dimm {
     pub flags: StateFlags,
     /// Addresses that flush its write queue.
     pub flush_hints: Vec<u64>,
+    /// Where its labels are kept, if it has a place for them.
+    pub labels: Option<super::LabelStore>,
 }
 
 impl Dimm {
@@ -367,6 +369,7 @@ impl Gathered {
                 phys_id: memdev.nvdimm_physical_id,
                 flags: StateFlags::default(),
                 flush_hints: self.hints.get(&handle).cloned().unwrap_or_default(),
+                labels: None,
             });
             dimm.flags.0 |= memdev.nvdimm_state_flags.0;
             let control = self
