@@ -9,10 +9,19 @@
 pub use crate::dax::{Stat as DaxStat, owner_name, stat as dax_stat};
 pub use crate::memmap::{FolioInfo, Pgmap, PinInfo, all as pgmaps, pins};
 pub use crate::pmem::describe;
+pub use crate::pmem::lifecycle::{attach, detached};
 pub use crate::pmem::{Dimm, Inventory, Namespace, Region, inventory, namespaces};
 
 /// What is known of the folio that holds a page frame; `None` when it is at
 /// rest, or no persistent memory.
 pub fn folio_at_frame(frame: u64) -> Option<FolioInfo> {
     crate::memmap::of_frame(frame)?.info(frame)
+}
+
+/// Takes a namespace away, until [`attach`] brings it back. Nobody may have
+/// it, and every pin of it must be gone in time; otherwise everything stays as
+/// it was, and the error says who is in the way.
+pub fn detach(name: &str, wait: core::time::Duration) -> crate::error::Result<()> {
+    let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    crate::pmem::lifecycle::detach(name, crate::sched::now_ns().saturating_add(wait))
 }

@@ -10,15 +10,21 @@
 //! - **shut** empties it for a moment, so that descriptors at rest can be
 //!   taken out of memory (trimming).
 //!
-//! One word holds the number inside and both marks, so that entering checks
+//! A third mark, **watched**, closes nothing: it says that somebody waits for
+//! the pgmap to come to rest, so that the last drop of a count wakes him and
+//! all others cost nothing.
+//!
+//! One word holds the number inside and the marks, so that entering checks
 //! and counts in one atomic step: nobody can have seen "alive" and not be
-//! counted.
+//! counted. For the same reason whoever drops counts inside sees the watcher's
+//! mark, or has dropped them before the watcher looks.
 
 use crate::sync::atomic::model::{AtomicU32, Ordering};
 
 const DEAD: u32 = 1 << 31;
 const SHUT: u32 = 1 << 30;
-const INSIDE: u32 = SHUT - 1;
+const WATCHED: u32 = 1 << 29;
+const INSIDE: u32 = WATCHED - 1;
 
 /// The pgmap is being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,11 @@ pub struct Inside<'g> {
 
 /// The gate is shut; nobody is inside.
 pub struct Shut<'g> {
+    gate: &'g Gate,
+}
+
+/// Somebody waits for the pgmap to come to rest.
+pub struct Watch<'g> {
     gate: &'g Gate,
 }
 
@@ -118,6 +129,24 @@ impl Gate {
         Shut { gate: self }
     }
 
+    /// Marks that somebody waits, until the guard is dropped; returns when
+    /// everybody inside knows, or has left.
+    pub fn watch(&self) -> Watch<'_> {
+        while self.word.fetch_or(WATCHED, Ordering::AcqRel) & WATCHED != 0 {
+            // One at a time: the mark must not go with the first one's guard.
+            pause();
+        }
+        self.wait_empty();
+        Watch { gate: self }
+    }
+
+    /// Whether somebody waits for the pgmap to come to rest. Inside.
+    pub fn is_watched(&self) -> bool {
+        // Relaxed: who entered after the mark has read it with the entry; who
+        // entered before is waited for by `watch`.
+        self.word.load(Ordering::Relaxed) & (DEAD | WATCHED) != 0
+    }
+
     fn wait_empty(&self) {
         // Acquire pairs with the Release of leaving: what was done inside has
         // happened.
@@ -130,6 +159,12 @@ impl Gate {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.gate.word.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.gate.word.fetch_and(!WATCHED, Ordering::Release);
     }
 }
 

@@ -266,6 +266,31 @@ fn loom_kill_against_get() {
     });
 }
 
+/// Whoever waits for a pgmap to come to rest is woken by the last drop: he
+/// sees the count at 0, or the dropper sees his mark.
+#[test]
+fn loom_quiesce_against_the_last_put() {
+    loom::model(|| {
+        let shared = Arc::new((Gate::new(), AtomicU64::new(1), Waiters::new()));
+        let other = shared.clone();
+        let user = thread::spawn(move || {
+            let (gate, busy, drained) = &*other;
+            let _inside = gate.enter_dying();
+            if busy.fetch_sub(1, Ordering::Release) == 1 && gate.is_watched() {
+                drained.wake_all();
+            }
+        });
+        {
+            let _watch = shared.0.watch();
+            shared
+                .2
+                .wait_until(|| shared.1.load(Ordering::Acquire) == 0);
+        }
+        assert!(shared.0.is_alive());
+        user.join().unwrap();
+    });
+}
+
 /// Trimming against a look-up that brings a descriptor into use: it is never
 /// taken away once used, nor touched after it was taken away.
 #[test]

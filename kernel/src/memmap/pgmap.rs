@@ -343,10 +343,10 @@ impl Pgmap {
         self.busy.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// `n` folios lost their last reference.
+    /// `n` folios lost their last reference. Inside the gate.
     pub(super) fn became_free(&self, n: u64) {
         // Release: a drain that reads 0 sees all that the holders did.
-        if self.busy.fetch_sub(n, Ordering::Release) == n && !self.gate.is_alive() {
+        if self.busy.fetch_sub(n, Ordering::Release) == n && self.gate.is_watched() {
             self.drained.wake_all();
         }
     }
@@ -358,7 +358,9 @@ impl Pgmap {
 
     /// A pool got `pages` back.
     pub(super) fn take_back(&self, pages: u64) {
-        if self.handed_out.fetch_sub(pages, Ordering::Release) == pages && !self.gate.is_alive() {
+        // Inside: see `Gate::is_watched`.
+        let _inside = self.gate.enter_dying();
+        if self.handed_out.fetch_sub(pages, Ordering::Release) == pages && self.gate.is_watched() {
             self.drained.wake_all();
         }
     }
@@ -391,6 +393,18 @@ impl Pgmap {
     /// nothing handed out. False when the time came first.
     pub fn drain(&self, deadline_ns: Option<u64>) -> bool {
         assert!(!self.gate.is_alive(), "a pgmap is drained before its kill");
+        self.wait_at_rest(deadline_ns)
+    }
+
+    /// Waits until every folio is at rest, without stopping new uses: for who
+    /// sees to it otherwise that there are none, and wants to be able to leave
+    /// everything as it was. False when the time came first.
+    pub fn quiesce(&self, deadline_ns: u64) -> bool {
+        let _watch = self.gate.watch();
+        self.wait_at_rest(Some(deadline_ns))
+    }
+
+    fn wait_at_rest(&self, deadline_ns: Option<u64>) -> bool {
         let at_rest = || self.busy_folios() == 0 && self.pages_handed_out() == 0;
         match deadline_ns {
             None => {

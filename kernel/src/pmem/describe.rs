@@ -156,7 +156,9 @@ pub fn namespace(namespace: &Namespace) -> Object {
         object.0.push(("readonly", Value::Flag(true)));
         object = object.text("readonly_reason", reason);
     }
-    if let Some(user) = namespace.user() {
+    if !namespace.pgmap().is_alive() {
+        object = object.text("state", "disabled");
+    } else if let Some(user) = namespace.user() {
         object = object.text("used_by", user);
     }
     object

@@ -185,3 +185,19 @@ impl super::namespace::Reach for HostMemory {
         Ok(quire_arch::VirtAddr(at.as_u64()))
     }
 }
+
+/// A region of ordinary memory.
+pub(crate) fn host_region(start: u64, len: u64) -> super::Region {
+    super::Region {
+        dev: "region0".into(),
+        range: start..start + len,
+        numa_node: Some(0),
+        iset_id: None,
+        mappings: Vec::new(),
+        persistence_domain: super::region::PersistenceDomain::MemoryController,
+        read_only: None,
+        flush_hints: Vec::new(),
+        flusher: None,
+        source: "test",
+    }
+}

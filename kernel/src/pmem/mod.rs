@@ -6,6 +6,7 @@
 //! | [`label`] | a DIMM's label storage area |
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
+//! | [`lifecycle`] | detaching and attaching at run time |
 //! | [`describe`] | listings, with `ndctl`'s keys |
 //!
 //! Rules: nothing is written unless a claim for writing was given; a range that
@@ -14,6 +15,7 @@
 pub mod describe;
 mod direct;
 pub mod label;
+pub mod lifecycle;
 pub mod namespace;
 pub mod nfit;
 pub mod region;
@@ -23,7 +25,7 @@ pub(crate) mod fixture;
 
 pub use direct::{DirectMap, start};
 pub use label::{LabelArea, LabelStore};
-pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, detach, find, namespaces};
+pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, find, namespaces};
 pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};
 
 use crate::sync::Once;

@@ -209,7 +209,39 @@ impl Namespace {
         Ok(())
     }
 
-    fn unmap(&self) -> Result<()> {
+    /// A new namespace with what this one, which is detached, was made of.
+    pub(super) fn again(&self) -> Result<Arc<Self>> {
+        // Its range was compared with RAM when it was found.
+        let (name, region) = (self.name.clone(), self.region.clone());
+        Self::attach(name, region, self.reach.clone(), &|_| false)
+    }
+
+    /// Enters it in the list.
+    pub(super) fn list(self: &Arc<Self>) {
+        let mut all = ALL.lock();
+        let at = all.partition_point(|other| other.base < self.base);
+        all.insert(at, self.clone());
+    }
+
+    /// Takes it for good. Fails when somebody has it.
+    pub(super) fn seize(&self, why: &str) -> Result<()> {
+        let mut user = self.user.lock();
+        match &*user {
+            Some(by) => Err(Error::busy(format!("{}: {by}", self.name))),
+            None => {
+                *user = Some(why.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Undoes [`seize`](Self::seize).
+    pub(super) fn let_go(&self) {
+        self.user.lock().take();
+    }
+
+    /// Takes it out of the direct map.
+    pub(super) fn unmap(&self) -> Result<()> {
         let _order = self.windows.writable.lock();
         for window in 0..self.windows.len() {
             if self.windows.is_mapped(window) {
@@ -435,7 +467,7 @@ impl Pmem for KernelPmem {
     }
 }
 
-static ALL: SpinLock<Vec<Arc<Namespace>>> = SpinLock::new(Vec::new());
+pub(super) static ALL: SpinLock<Vec<Arc<Namespace>>> = SpinLock::new(Vec::new());
 
 /// All namespaces, in order of their names' numbers.
 pub fn namespaces() -> Vec<Arc<Namespace>> {
@@ -460,66 +492,18 @@ pub fn attach(
 ) -> Result<Arc<Namespace>> {
     let name = format!("pmem{number}");
     let new = Namespace::attach(name, region, reach, is_ram)?;
-    let mut all = ALL.lock();
-    let at = all.partition_point(|other| other.base < new.base);
-    all.insert(at, new.clone());
+    new.list();
     Ok(new)
-}
-
-/// Takes a namespace away: nobody may use it, and every folio must be at rest
-/// by `deadline_ns`.
-pub fn detach(name: &str, deadline_ns: u64) -> Result<()> {
-    let namespace = find(name)?;
-    {
-        let mut user = namespace.user.lock();
-        if let Some(by) = &*user {
-            return Err(Error::busy(format!("{name}: {by}")));
-        }
-        *user = Some("being detached".into());
-    }
-    namespace.map.kill();
-    if !namespace.map.drain(Some(deadline_ns)) {
-        // It is dead for new uses and stays listed so that it can be tried
-        // again.
-        namespace.user.lock().take();
-        let pins: Vec<String> = memmap::pins()
-            .into_iter()
-            .filter(|pin| namespace.map.contains(pin.id))
-            .map(|pin| pin.owner)
-            .collect();
-        return Err(Error::busy(format!(
-            "{name}: pinned by {}",
-            pins.join(", ")
-        )));
-    }
-    ALL.lock().retain(|other| !Arc::ptr_eq(other, &namespace));
-    namespace.unmap()?;
-    namespace.map.release()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::HostMemory;
+    use super::super::fixture::{HostMemory, host_region};
     use super::*;
-
-    fn region(start: u64, len: u64) -> Region {
-        Region {
-            dev: "region0".into(),
-            range: start..start + len,
-            numa_node: Some(0),
-            iset_id: None,
-            mappings: Vec::new(),
-            persistence_domain: PersistenceDomain::MemoryController,
-            read_only: None,
-            flush_hints: Vec::new(),
-            flusher: None,
-            source: "test",
-        }
-    }
 
     fn namespace(number: usize, edit: impl FnOnce(&mut Region)) -> Arc<Namespace> {
         let memory = Arc::new(HostMemory::new(1 << 20, 1 << 21));
-        let mut region = region(memory.phys().as_u64(), 1 << 20);
+        let mut region = host_region(memory.phys().as_u64(), 1 << 20);
         edit(&mut region);
         attach(number, region, memory, &|_| false).unwrap()
     }
@@ -639,29 +623,6 @@ mod tests {
         assert!(count(PersistenceDomain::MemoryController));
         assert!(count(PersistenceDomain::Unknown));
         assert!(!count(PersistenceDomain::CpuCache));
-    }
-
-    #[test]
-    fn detaching_waits_for_pins_and_says_whose() {
-        let namespace = namespace(105, |_| ());
-        let map = namespace.pgmap().clone();
-        let id = memmap::FolioId::containing(namespace.phys(), quire_arch::PageSize::Size4K);
-        let file = memmap::OwnerId(core::num::NonZeroU32::MIN);
-        map.associate(id, file, 0).unwrap();
-        map.map_leaves(id, 1).unwrap();
-        let owner = memmap::PinOwner::new("rdma");
-        let pin = owner
-            .pin(&map, id.page, 1, memmap::Term::Short, false)
-            .map_err(Error::from)
-            .unwrap();
-        map.unmap_leaves(id, 1);
-        map.put(id, 1);
-        let error = detach("pmem105", 0).unwrap_err();
-        assert!(error.to_string().contains("rdma"), "{error}");
-        drop(pin);
-        detach("pmem105", crate::sched::now_ns() + 1_000_000_000).unwrap();
-        assert!(find("pmem105").is_err());
-        assert!(memmap::of_frame(id.page).is_none());
     }
 
     #[test]

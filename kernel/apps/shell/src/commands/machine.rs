@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use quire::app::pmem::describe::{Object, Value};
 use quire::app::{pmem, system, thread};
@@ -13,7 +14,7 @@ use super::content::Dump;
 use crate::env::{Context, Failure, Outcome, What, shown, usage};
 use crate::format::human;
 use crate::json::{self, Json};
-use crate::options::{JSON, flag};
+use crate::options::{JSON, flag, valued};
 use crate::out;
 
 /// A command of this file: works only in a running Quire.
@@ -40,9 +41,18 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "pmem",
         "discovery",
-        "list|health [--json]",
-        "show persistent memory: DIMMs, regions, namespaces, or their state",
-        &[JSON],
+        "list [-i]|health [--json] | detach [-t SECONDS] DEV | attach DEV",
+        "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back",
+        &[
+            flag(b'i', "idle", "list: detached namespaces as well"),
+            valued(
+                b't',
+                "timeout",
+                "SECONDS",
+                "detach: wait so long for pins to go; 5 when not said",
+            ),
+            JSON,
+        ],
         pmem_command,
     ),
     entry(
@@ -163,13 +173,35 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
     match words[..] {
         [] | [b"list"] => pmem_list(ctx),
         [b"health"] => pmem_health(ctx),
-        _ => usage("list or health"),
+        // ndctl's names do as well.
+        [b"detach" | b"disable-namespace", device] => pmem_detach(ctx, &shown(device)),
+        [b"attach" | b"enable-namespace", device] => {
+            let device = shown(device);
+            pmem::attach(&device).map(drop).what(&device)
+        }
+        _ => usage("list, health, detach DEV or attach DEV"),
     }
+}
+
+fn pmem_detach(ctx: &Context, device: &str) -> Outcome {
+    let seconds = match ctx.args.value(b't') {
+        None => 5,
+        Some(text) => match crate::options::size(text) {
+            Some(seconds) => seconds,
+            None => return usage("-t takes a number of seconds"),
+        },
+    };
+    pmem::detach(device, Duration::from_secs(seconds)).what(device)
 }
 
 fn pmem_list(ctx: &mut Context) -> Outcome {
     let inventory = pmem::inventory();
     let namespaces = pmem::namespaces();
+    // As ndctl has it: what is disabled is listed only when asked for.
+    let detached = match ctx.args.has(b'i') {
+        true => pmem::detached(),
+        false => Vec::new(),
+    };
     if ctx.args.json() {
         let text = json::object(|j| {
             j.array("dimms", |j| {
@@ -183,7 +215,7 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
                 }
             });
             j.array("namespaces", |j| {
-                for namespace in &namespaces {
+                for namespace in namespaces.iter().chain(&detached) {
                     describe(j, "", &pmem::describe::namespace(namespace));
                 }
             });
@@ -223,7 +255,7 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
                 .map_or(String::new(), |why| format!(" read-only: {why}")),
         );
     }
-    for namespace in &namespaces {
+    for namespace in namespaces.iter().chain(&detached) {
         out!(
             ctx,
             "{:<10} {} on {} {}\n",
@@ -233,7 +265,7 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
             namespace.user().unwrap_or_else(|| "free".to_string()),
         );
     }
-    if namespaces.is_empty() {
+    if namespaces.is_empty() && detached.is_empty() {
         out!(
             ctx,
             "no persistent memory was found; `dmesg` says what was looked at\n"
