@@ -106,6 +106,8 @@ pub enum Command {
     /// The file system on image files, on this machine, without QEMU
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Measure what operations cost in instructions, and compare with Linux
+    Bench(BenchArgs),
     /// Check formatting, and lint the tree for the host and all bare targets
     Lint(ProvisionArgs),
 }
@@ -222,6 +224,35 @@ impl ImageArch {
             Self::All => Arch::ALL.to_vec(),
         }
     }
+}
+
+/// Options of `quire bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Only operations of these names, or whose names contain these words
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// On which CPUs
+    #[arg(long, value_enum, default_value = "all")]
+    pub arch: ImageArch,
+    /// Compare with this Linux
+    #[arg(long, value_name = "VERSION", default_value = "7.2")]
+    pub linux: String,
+    /// Draw the table as one self-contained page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Keep the figures
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Keep the figures in docs/bench, and make the book's page
+    #[arg(long)]
+    pub record: bool,
+    /// Fail, with status 1, when an operation needs over 3 % more than recorded
+    #[arg(long, conflicts_with = "record")]
+    pub check: bool,
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Options of `quire image`.

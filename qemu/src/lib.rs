@@ -16,6 +16,7 @@
 //! - A device file that the user named is never changed here, only created
 //!   when it does not exist.
 
+pub mod bench;
 pub mod build;
 pub mod cli;
 pub mod cmdline;

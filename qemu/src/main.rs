@@ -7,7 +7,7 @@ use quire_qemu::error::{Result, status};
 use quire_qemu::host::provision::{Consent, ensure};
 use quire_qemu::host::{doctor, for_all};
 use quire_qemu::workspace::Workspace;
-use quire_qemu::{image, imagefs, launch, lint};
+use quire_qemu::{bench, image, imagefs, launch, lint};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Provision(args)) => ensure(&for_all(), Consent::new(args.yes)).map(|()| 0),
         Some(Command::Image(args)) => image::run(&workspace, args).map(|()| 0),
         Some(Command::Fs(command)) => Ok(imagefs::run(command)),
+        Some(Command::Bench(args)) => bench::run(&workspace, args),
         Some(Command::Lint(args)) => lint::run(&workspace, args.yes).map(|()| 0),
     }
 }

@@ -15,6 +15,7 @@
 //! | [`time`] | how long, and what time it is |
 //! | [`io`] | standard output, lines from the console |
 //! | [`pmem`] | the persistent memory that there is |
+//! | [`primitive`] | copies, write-back and fences by themselves |
 //! | [`system`] | CPUs, memory, firmware tables, power |
 //!
 //! `kernel/apps/hello` is a whole application in some thirty lines, and
@@ -25,6 +26,7 @@ pub mod io;
 pub mod map;
 pub mod mount;
 pub mod pmem;
+pub mod primitive;
 pub mod system;
 pub mod thread;
 pub mod time;

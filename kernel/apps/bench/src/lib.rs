@@ -19,6 +19,7 @@
 //! | [`fault`] | mappings: faults, unmapping, syncs, copies |
 //! | [`trunc`] | truncation and allocation |
 //! | [`meta`] | names: open, stat, create, rename, remove, list |
+//! | [`limit`] | what each of them needs at least |
 //!
 //! # Rules
 //!
@@ -33,6 +34,7 @@ extern crate alloc;
 mod base;
 mod fault;
 mod files;
+mod limit;
 mod meta;
 mod rw;
 mod sample;
@@ -44,6 +46,7 @@ use alloc::vec::Vec;
 use quire::app::fs::Vfs;
 use quire::error::{Error, Result};
 
+use limit::Costs;
 use sample::Samples;
 pub use sample::Summary;
 
@@ -75,6 +78,9 @@ pub struct Report {
     pub op: &'static str,
     /// What it took, or why it could not be measured.
     pub outcome: Result<Summary>,
+    /// What the hardware needs for it at least, in nanoseconds, where anything
+    /// must be moved or made durable.
+    pub limit: Option<u64>,
     /// More that was seen: faults, entries.
     pub extra: Vec<(&'static str, u64)>,
 }
@@ -83,31 +89,54 @@ pub struct Report {
 struct Bench<'a> {
     vfs: &'a Vfs,
     dir: Vec<u8>,
-    filter: &'a str,
+    filter: &'a Filter,
     /// 1 MiB of ordinary memory.
     buffer: Vec<u8>,
     random: u64,
+    costs: Costs,
     /// Operations of the scene that have been reported.
     done: Vec<&'static str>,
     report: &'a mut dyn FnMut(&Report),
 }
 
-/// Measures the operations whose names contain `filter`, with files in `dir`,
-/// and tells each result as soon as it is there. Says whether all operations
-/// that Quire has could be measured.
-pub fn run(vfs: &Vfs, dir: &[u8], filter: &str, report: &mut dyn FnMut(&Report)) -> bool {
+/// Which operations are wanted: those of these names, or, where a word is no
+/// operation's name, those whose names contain it. All of them without a word.
+#[derive(Debug, Default)]
+pub struct Filter(Vec<String>);
+
+impl Filter {
+    /// A filter of these words.
+    pub fn new(words: Vec<String>) -> Self {
+        Self(words)
+    }
+
+    /// Whether an operation is wanted.
+    pub fn takes(&self, op: &str) -> bool {
+        let fits = |word: &String| match ops().any(|name| name == word) {
+            true => op == word,
+            false => op.contains(word.as_str()),
+        };
+        self.0.is_empty() || self.0.iter().any(fits)
+    }
+}
+
+/// Measures the operations that `filter` takes, with files in `dir`, and tells
+/// each result as soon as it is there. Says whether all operations that Quire
+/// has could be measured.
+pub fn run(vfs: &Vfs, dir: &[u8], filter: &Filter, report: &mut dyn FnMut(&Report)) -> bool {
     let mut bench = Bench {
         vfs,
         dir: dir.to_vec(),
         filter,
         buffer: alloc::vec![0; MIB as usize],
         random: 88_172_645_463_325_252,
+        costs: Costs::measure(),
         done: Vec::new(),
         report,
     };
     let mut good = true;
     for scene in SCENES.iter().copied().flatten() {
-        if scene.ops.iter().any(|op| op.contains(filter)) {
+        if scene.ops.iter().any(|op| filter.takes(op)) {
             good &= bench.scene(scene);
         }
     }
@@ -143,8 +172,14 @@ impl Bench<'_> {
         extra: Vec<(&'static str, u64)>,
     ) {
         self.done.push(op);
-        if op.contains(self.filter) {
-            (self.report)(&Report { op, outcome, extra });
+        if self.filter.takes(op) {
+            let limit = self.costs.limit(op);
+            (self.report)(&Report {
+                op,
+                outcome,
+                limit,
+                extra,
+            });
         }
     }
 
@@ -190,5 +225,16 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 64);
+    }
+
+    #[test]
+    fn a_word_is_a_name_or_a_part_of_names() {
+        let filter =
+            |words: &[&str]| Filter::new(words.iter().copied().map(String::from).collect());
+        let taken = |words: &[&str]| ops().filter(|op| filter(words).takes(op)).count();
+        assert_eq!(taken(&[]), 64);
+        assert_eq!(taken(&["stat"]), 1);
+        assert_eq!(taken(&["stat", "pread_4k"]), 3);
+        assert_eq!(taken(&["nothing"]), 0);
     }
 }

@@ -23,6 +23,11 @@ impl Samples {
         result
     }
 
+    /// The shortest, in ticks; 0 when nothing was sampled.
+    pub fn shortest(&self) -> u64 {
+        self.0.iter().copied().min().unwrap_or(0)
+    }
+
     /// What they come to; an error when nothing was sampled.
     pub fn summary(mut self) -> Result<Summary> {
         let first = self.0.first().copied();

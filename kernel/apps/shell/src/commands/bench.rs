@@ -1,9 +1,9 @@
 //! Measuring: what the kernel's calls cost.
 
-use quire_bench::{Report, Summary};
+use quire_bench::{Filter, Report, Summary};
 
 use super::Entry;
-use crate::env::{Context, Failure, Outcome, shown, usage};
+use crate::env::{Context, Failure, Outcome, shown};
 use crate::json;
 use crate::options::{flag, valued};
 use crate::out;
@@ -14,8 +14,8 @@ const DIR: &[u8] = b"/pmem0";
 pub(super) const COMMANDS: &[Entry] = &[Entry {
     name: "bench",
     area: "tests",
-    usage: "[--list] [-d DIR] [FILTER]",
-    help: "measure the operations whose names contain FILTER; a JSON line each",
+    usage: "[--list] [-d DIR] [FILTER...]",
+    help: "measure operations, by name or a part of it; a JSON line each",
     options: Some(&[
         flag(0, "list", "name them only"),
         valued(
@@ -30,13 +30,10 @@ pub(super) const COMMANDS: &[Entry] = &[Entry {
 }];
 
 fn bench(ctx: &mut Context) -> Outcome {
-    let filter = match &ctx.args.operands.clone()[..] {
-        [] => alloc::string::String::new(),
-        [filter] => shown(filter),
-        _ => return usage("one filter at most"),
-    };
+    let words = ctx.args.operands.iter().map(|word| shown(word));
+    let filter = Filter::new(words.collect());
     if ctx.args.has_long("list") {
-        for op in quire_bench::ops().filter(|op| op.contains(&filter)) {
+        for op in quire_bench::ops().filter(|op| filter.takes(op)) {
             out!(ctx, "{op}\n");
         }
         return Ok(());
@@ -62,6 +59,9 @@ fn line(report: &Report) -> alloc::string::String {
             Ok(summary) => {
                 for (key, value) in keys(summary) {
                     j.number(key, value);
+                }
+                if let Some(limit) = report.limit {
+                    j.number("limit", limit);
                 }
             }
             Err(error) => j.string("error", alloc::format!("{error}")),
@@ -106,12 +106,13 @@ mod tests {
         let mut report = Report {
             op: "stat",
             outcome: Ok(summary),
+            limit: Some(4),
             extra: alloc::vec![("faults", 3)],
         };
         let text = line(&report);
         json::check::valid(&text);
         assert!(text.starts_with("{\"op\":\"stat\",\"ns\":6,\"n\":10,\"min\":1,"));
-        assert!(text.contains("\"mean\":5,") && text.ends_with("\"faults\":3}\n"));
+        assert!(text.contains("\"mean\":5,") && text.ends_with("\"limit\":4,\"faults\":3}\n"));
         report.outcome = Err(Error::NoSpace);
         let text = line(&report);
         json::check::valid(&text);

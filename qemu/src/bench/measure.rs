@@ -1,0 +1,244 @@
+//! Starting the guests that measure, and reading what they say.
+//!
+//! Each start is a run of this program itself, as a script would do it: with
+//! `--icount`, an NVDIMM of its own that is made anew, and the shell's `bench`.
+
+use super::run::{Figure, Run, parse};
+use crate::cli::Arch;
+use crate::error::{Context, Failure, Result};
+use crate::host::find_program;
+use crate::machine::Machine;
+use crate::workspace::Workspace;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The size of the NVDIMM that the operations work on, as Linux's had.
+const SIZE: &str = "8G";
+/// RAM, as Linux had.
+const MEMORY: &str = "4G";
+/// Seconds that a measuring guest may take.
+const TIMEOUT: &str = "3600";
+/// From the loader's hand-over to the mounted file system.
+const BOOT: &str = "boot_to_mount";
+
+/// A guest that can be started as often as needed.
+struct Guest<'a> {
+    workspace: &'a Workspace,
+    arch: Arch,
+    dir: PathBuf,
+    yes: bool,
+}
+
+/// What a start has given.
+struct Output {
+    stdout: String,
+    log: String,
+    status: Option<i32>,
+}
+
+impl Guest<'_> {
+    fn start(&self, nvdimm: &Path, size: &str, mount: &str, commands: &str) -> Result<Output> {
+        let program = std::env::current_exe().context(|| "cannot find this program")?;
+        let mut command = Command::new(program);
+        command
+            .args(["--arch", self.arch.name(), "--icount", "--memory", MEMORY])
+            .args(["--timeout", TIMEOUT, "--append", mount, "--exec", commands])
+            .arg("--nvdimm")
+            .arg(format!("{},size={size}", nvdimm.display()))
+            .env("QUIRE_STATE", &self.workspace.state)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if self.yes {
+            command.arg("--yes");
+        }
+        let mut child = command.spawn().context(|| "cannot start this program")?;
+        let mut log = child.stderr.take().map(BufReader::new);
+        let reader = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            // A log that breaks off ends where it does.
+            let _ = log.as_mut().map(|log| log.read_to_end(&mut text));
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let mut stdout = String::new();
+        for line in child
+            .stdout
+            .take()
+            .map(BufReader::new)
+            .into_iter()
+            .flat_map(BufRead::lines)
+        {
+            let line = line.context(|| "cannot read what the guest prints")?;
+            if let Some(op) = line.split('"').nth(3) {
+                eprintln!("quire: {}: {op}", self.arch.name());
+            }
+            stdout.push_str(&line);
+            stdout.push('\n');
+        }
+        let status = child.wait().context(|| "cannot wait for the guest")?.code();
+        let log = reader.join().unwrap_or_default();
+        Ok(Output {
+            stdout,
+            log,
+            status,
+        })
+    }
+
+    /// Makes a file system of `size` and mounts it anew; instructions up to the
+    /// mount, and what the commands gave.
+    fn measure(&self, size: &str, commands: &str) -> Result<(Option<u64>, Output)> {
+        let nvdimm = self.dir.join(format!("bench-{}.img", self.arch.name()));
+        // One that a killed run left behind would be taken as it is.
+        let _ = std::fs::remove_file(&nvdimm);
+        let made = self.start(&nvdimm, size, "mount=pmem0:/pmem0:rw:format", "sync")?;
+        succeeded(&made)?;
+        let output = self.start(&nvdimm, size, "mount=pmem0:/pmem0:rw", commands)?;
+        let _ = std::fs::remove_file(&nvdimm);
+        Ok((mounted_at(&output.log), output))
+    }
+}
+
+/// Why a start has failed, unless it has not.
+fn succeeded(output: &Output) -> Result<()> {
+    if output.status == Some(0) {
+        return Ok(());
+    }
+    let tail: Vec<&str> = output.log.lines().rev().take(12).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Err(Failure::setup(format!(
+        "the guest that measures failed with status {:?}:\n{}",
+        output.status,
+        tail.join("\n")
+    )))
+}
+
+/// The time in front of the line that says that something has been mounted.
+fn mounted_at(log: &str) -> Option<u64> {
+    let line = log.lines().find(|line| line.contains("] mount: device="))?;
+    let (seconds, micros) = line
+        .split_once('[')?
+        .1
+        .split_once(']')?
+        .0
+        .trim()
+        .split_once('.')?;
+    let seconds: u64 = seconds.parse().ok()?;
+    let micros: u64 = micros.parse().ok()?;
+    Some((seconds * 1_000_000 + micros) * 1_000)
+}
+
+/// What `bench --list` prints: the operations in their order.
+pub fn order() -> Vec<String> {
+    quire_bench::ops().map(String::from).collect()
+}
+
+/// Measures one architecture. With filters, only those operations.
+pub fn measure(workspace: &Workspace, arch: Arch, filters: &[String], yes: bool) -> Result<Run> {
+    let dir = workspace.state.join("bench");
+    std::fs::create_dir_all(&dir).context(|| format!("cannot create {}", dir.display()))?;
+    let guest = Guest {
+        workspace,
+        arch,
+        dir,
+        yes,
+    };
+    let words: Vec<String> = filters.iter().map(|word| format!("'{word}'")).collect();
+    let (boot, output) = guest.measure(SIZE, &format!("bench {}", words.join(" ")))?;
+    let (mut ops, failed) = parse(&output.stdout)?;
+    for line in &failed {
+        eprintln!("quire: {}: not measured: {line}", arch.name());
+    }
+    // Status 1 is an operation that could not be measured, which was said.
+    if output.status != Some(1) || failed.is_empty() {
+        succeeded(&output)?;
+    }
+    if filters.is_empty() {
+        let mut boots = vec![(BOOT.to_string(), boot)];
+        for (name, size) in [("1g", "1G"), ("1t", "1T")] {
+            let (boot, output) = guest.measure(size, "sync")?;
+            succeeded(&output)?;
+            boots.push((format!("{BOOT}_{name}"), boot));
+        }
+        for (name, ns) in boots {
+            let ns = ns.ok_or_else(|| Failure::setup("the guest did not say that it mounted"))?;
+            let limit = None;
+            ops.insert(name, Figure { ns, n: 1, limit });
+        }
+    }
+    if ops.is_empty() {
+        return Err(Failure::setup(
+            "no operation has such a name; `bench --list` names them",
+        ));
+    }
+    Ok(Run {
+        system: "Quire".into(),
+        arch: arch.name().into(),
+        date: today(),
+        versions: versions(workspace, arch),
+        ops,
+    })
+}
+
+/// Everything that a figure depends on.
+fn versions(workspace: &Workspace, arch: Arch) -> BTreeMap<String, String> {
+    let first_line = |program: &Path, arguments: &[&str]| {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(&workspace.root)
+            .output();
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines().next().unwrap_or("unknown").to_string()
+    };
+    let qemu = find_program(Machine::program(arch)).unwrap_or_default();
+    BTreeMap::from([
+        ("compiler".into(), compiler(workspace)),
+        ("qemu".into(), first_line(&qemu, &["--version"])),
+        (
+            "commit".into(),
+            first_line(Path::new("git"), &["describe", "--always", "--dirty"]),
+        ),
+    ])
+}
+
+/// The compiler that makes the kernel.
+fn compiler(workspace: &Workspace) -> String {
+    let output = Command::new("rustc")
+        .arg("--version")
+        .current_dir(&workspace.root)
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_string()
+}
+
+fn today() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = now.map_or(0, |time| time.as_secs() as i64);
+    let time = quire::vfs::Time {
+        seconds,
+        nanoseconds: 0,
+    };
+    let (year, month, day, ..) = quire_shell::format::civil(time);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_in_the_log() {
+        let log = "[    0.005083] pmem: pmem0 base=0x0\n\
+                   [   12.005170] mount: device=pmem0 dir=/pmem0 mode=rw\n";
+        assert_eq!(mounted_at(log), Some(12_005_170_000));
+        assert_eq!(mounted_at("nothing"), None);
+    }
+
+    #[test]
+    fn every_operation_has_its_place() {
+        let order = order();
+        assert!(order.len() >= 64 && order.iter().any(|op| op == "stat"));
+    }
+}
