@@ -86,17 +86,33 @@ impl Guest<'_> {
         })
     }
 
-    /// Makes a file system of `size` and mounts it anew; instructions up to the
-    /// mount, and what the commands gave.
-    fn measure(&self, size: &str, commands: &str) -> Result<(Option<u64>, Output)> {
-        let nvdimm = self.dir.join(format!("bench-{}.img", self.arch.name()));
-        // One that a killed run left behind would be taken as it is.
+    /// Runs commands on a new file system.
+    fn on_new(&self, commands: &str) -> Result<Output> {
+        let nvdimm = self.nvdimm();
+        let output = self.start(&nvdimm, SIZE, "mount=pmem0:/pmem0:rw:format", commands);
         let _ = std::fs::remove_file(&nvdimm);
-        let made = self.start(&nvdimm, size, "mount=pmem0:/pmem0:rw:format", "sync")?;
-        succeeded(&made)?;
-        let output = self.start(&nvdimm, size, "mount=pmem0:/pmem0:rw", commands)?;
+        output
+    }
+
+    /// Instructions up to the mount of a file system of `size` that was there.
+    fn boot(&self, size: &str) -> Result<u64> {
+        let nvdimm = self.nvdimm();
+        let mut log = String::new();
+        for mount in ["mount=pmem0:/pmem0:rw:format", "mount=pmem0:/pmem0:rw"] {
+            let output = self.start(&nvdimm, size, mount, "sync")?;
+            succeeded(&output)?;
+            log = output.log;
+        }
         let _ = std::fs::remove_file(&nvdimm);
-        Ok((mounted_at(&output.log), output))
+        mounted_at(&log).ok_or_else(|| Failure::setup("the guest did not say that it mounted"))
+    }
+
+    /// A file that is not there: what a killed run left behind would be taken
+    /// as it is.
+    fn nvdimm(&self) -> PathBuf {
+        let path = self.dir.join(format!("bench-{}.img", self.arch.name()));
+        let _ = std::fs::remove_file(&path);
+        path
     }
 }
 
@@ -145,7 +161,7 @@ pub fn measure(workspace: &Workspace, arch: Arch, filters: &[String], yes: bool)
         yes,
     };
     let words: Vec<String> = filters.iter().map(|word| format!("'{word}'")).collect();
-    let (boot, output) = guest.measure(SIZE, &format!("bench {}", words.join(" ")))?;
+    let output = guest.on_new(&format!("bench {}", words.join(" ")))?;
     let (mut ops, failed) = parse(&output.stdout)?;
     for line in &failed {
         eprintln!("quire: {}: not measured: {line}", arch.name());
@@ -155,16 +171,13 @@ pub fn measure(workspace: &Workspace, arch: Arch, filters: &[String], yes: bool)
         succeeded(&output)?;
     }
     if filters.is_empty() {
-        let mut boots = vec![(BOOT.to_string(), boot)];
-        for (name, size) in [("1g", "1G"), ("1t", "1T")] {
-            let (boot, output) = guest.measure(size, "sync")?;
-            succeeded(&output)?;
-            boots.push((format!("{BOOT}_{name}"), boot));
-        }
-        for (name, ns) in boots {
-            let ns = ns.ok_or_else(|| Failure::setup("the guest did not say that it mounted"))?;
-            let limit = None;
-            ops.insert(name, Figure { ns, n: 1, limit });
+        for (suffix, size) in [("", SIZE), ("_1g", "1G"), ("_1t", "1T")] {
+            let figure = Figure {
+                ns: guest.boot(size)?,
+                n: 1,
+                limit: None,
+            };
+            ops.insert(format!("{BOOT}{suffix}"), figure);
         }
     }
     if ops.is_empty() {
