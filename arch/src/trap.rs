@@ -107,8 +107,9 @@ pub trait Hooks: Sync {
     fn page_fault(&self, fault: &Fault) -> FaultOutcome;
 
     /// An interrupt, with interrupts disabled. The controller has been told
-    /// already (end of interrupt), so the handler may switch threads.
-    fn interrupt(&self, irq: Irq);
+    /// already (end of interrupt), so the handler may switch threads. `frame`
+    /// is what was interrupted.
+    fn interrupt(&self, irq: Irq, frame: &TrapFrame);
 
     /// A trap that nothing can resume from; `cause` says which, by name.
     fn fatal(&self, cause: &dyn fmt::Display, frame: &TrapFrame) -> !;

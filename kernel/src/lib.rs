@@ -24,6 +24,7 @@ pub mod mm;
 pub mod panic;
 pub mod pmem;
 pub mod power;
+pub mod profile;
 pub mod sched;
 pub mod selftest;
 pub mod services;

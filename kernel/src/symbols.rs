@@ -7,6 +7,8 @@
 //! ELF-64 object file format, version 1.2 (little endian).
 
 use crate::sync::Once;
+use alloc::format;
+use alloc::string::String;
 use core::fmt;
 use core::ops::Range;
 
@@ -38,6 +40,14 @@ pub struct Symbol<'a> {
     pub name: &'a str,
     /// Bytes from its start.
     pub offset: u64,
+}
+
+impl Symbol<'_> {
+    /// The function's name as its source has it.
+    pub fn function(&self) -> String {
+        // The alternate form leaves the hash away.
+        format!("{:#}", rustc_demangle::demangle(self.name))
+    }
 }
 
 impl fmt::Display for Symbol<'_> {

@@ -2,7 +2,7 @@
 
 use crate::mm;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::{dev, panic, sched};
+use crate::{dev, panic, profile, sched};
 use arch::PhysAddr;
 use arch::trap::{Fault, FaultOutcome, Hooks, Ipi, Irq, TrapFrame};
 use core::fmt;
@@ -23,7 +23,8 @@ impl Hooks for Kernel {
         mm::fault::dispatch(fault)
     }
 
-    fn interrupt(&self, irq: Irq) {
+    fn interrupt(&self, irq: Irq, frame: &TrapFrame) {
+        profile::interrupt(irq, frame);
         match irq {
             Irq::Timer => {
                 COUNTS[0].fetch_add(1, Ordering::Relaxed);

@@ -108,6 +108,8 @@ pub enum Command {
     Fs(FsCommand),
     /// Measure what operations cost in instructions, and compare with Linux
     Bench(BenchArgs),
+    /// Draw a flame graph of what a command does in the guest
+    Prof(ProfArgs),
     /// Check formatting, and lint the tree for the host and all bare targets
     Lint(ProvisionArgs),
 }
@@ -238,6 +240,9 @@ pub struct BenchArgs {
     /// Compare with this Linux
     #[arg(long, value_name = "VERSION", default_value = "7.2")]
     pub linux: String,
+    /// Take the figures from what --json has kept, and measure nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["filters", "json"])]
+    pub from: Option<PathBuf>,
     /// Draw the table as one self-contained page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -253,6 +258,34 @@ pub struct BenchArgs {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Options of `quire prof`.
+#[derive(Debug, Args)]
+pub struct ProfArgs {
+    /// Commands of the shell, as one word
+    pub command: String,
+    /// On which CPU
+    #[arg(long, value_enum, default_value = "x86_64")]
+    pub arch: Arch,
+    /// Where the picture goes
+    #[arg(short, long, value_name = "FILE", default_value = "flame.svg")]
+    pub output: PathBuf,
+    /// Keep the folded stacks, too
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+    /// Nanoseconds (instructions) between samples
+    #[arg(long, value_name = "NS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub period: u64,
+    /// By the clock, on all CPUs; otherwise instructions are counted, on one
+    #[arg(long)]
+    pub real_time: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// More options of a start, such as `--nvdimm FILE`, after `--`
+    #[arg(last = true)]
+    pub options: Vec<OsString>,
 }
 
 /// Options of `quire image`.

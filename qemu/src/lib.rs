@@ -28,6 +28,7 @@ pub mod imagefs;
 pub mod launch;
 pub mod lint;
 pub mod machine;
+pub mod prof;
 pub mod session;
 pub mod size;
 pub mod volume;

@@ -7,7 +7,7 @@ use quire_qemu::error::{Result, status};
 use quire_qemu::host::provision::{Consent, ensure};
 use quire_qemu::host::{doctor, for_all};
 use quire_qemu::workspace::Workspace;
-use quire_qemu::{bench, image, imagefs, launch, lint};
+use quire_qemu::{bench, image, imagefs, launch, lint, prof};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -46,6 +46,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Image(args)) => image::run(&workspace, args).map(|()| 0),
         Some(Command::Fs(command)) => Ok(imagefs::run(command)),
         Some(Command::Bench(args)) => bench::run(&workspace, args),
+        Some(Command::Prof(args)) => prof::run(args),
         Some(Command::Lint(args)) => lint::run(&workspace, args.yes).map(|()| 0),
     }
 }

@@ -23,7 +23,7 @@ use super::{cpu, percpu, sgi, time};
 use crate::addr::PhysAddr;
 pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
-use crate::trap::{Ipi, Irq, hooks};
+use crate::trap::{Ipi, Irq, TrapFrame, hooks};
 
 const NONE: u8 = 0;
 const GIC2: u8 = 2;
@@ -422,7 +422,7 @@ fn end(token: IntId) {
 
 /// Takes one interrupt, if there is one. Another that is pending comes again
 /// when this one has returned.
-pub(super) fn handle() {
+pub(super) fn handle(frame: &TrapFrame) {
     let Some((number, token)) = acknowledge() else {
         return;
     };
@@ -432,7 +432,7 @@ pub(super) fn handle() {
     if number == time::intid() {
         time::acknowledge();
         end(token);
-        return time::deliver();
+        return time::deliver(frame);
     }
     end(token);
     let irq = match number {
@@ -446,6 +446,6 @@ pub(super) fn handle() {
         _ => Irq::Line(number),
     };
     if let Some(hooks) = hooks() {
-        hooks.interrupt(irq);
+        hooks.interrupt(irq, frame);
     }
 }

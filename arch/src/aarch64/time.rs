@@ -14,7 +14,7 @@ use super::ticks::Rate;
 use super::{cpu, irq, percpu};
 use crate::acpi;
 pub use crate::platform::TimeHints;
-use crate::trap::{Irq, hooks};
+use crate::trap::{Irq, TrapFrame, hooks};
 
 /// INTID of the virtual timer (PPI 11) by the base system architecture.
 const DEFAULT_INTID: u32 = 27;
@@ -160,9 +160,9 @@ pub(super) fn acknowledge() {
 }
 
 /// Tells the kernel.
-pub(super) fn deliver() {
+pub(super) fn deliver(frame: &TrapFrame) {
     if let Some(hooks) = hooks() {
-        hooks.interrupt(Irq::Timer);
+        hooks.interrupt(Irq::Timer, frame);
     }
 }
 

@@ -246,8 +246,8 @@ extern "C" fn handle_sync(frame: &mut TrapFrame) {
 }
 
 /// An interrupt.
-extern "C" fn handle_irq(_frame: &mut TrapFrame) {
-    irq::handle();
+extern "C" fn handle_irq(frame: &mut TrapFrame) {
+    irq::handle(frame);
 }
 
 /// A fast interrupt: nothing is configured to raise one.

@@ -10,7 +10,7 @@ use super::pure::madt::{Madt, Nmi};
 use super::{cpu, ioapic, lapic, percpu, time, vector};
 pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
-use crate::trap::{Ipi, Irq, hooks};
+use crate::trap::{Ipi, Irq, TrapFrame, hooks};
 
 struct Slot(UnsafeCell<Option<Madt>>);
 
@@ -132,7 +132,7 @@ pub fn controller_name() -> &'static str {
 
 /// An interrupt arrived. The controller is told first, so that the hook may
 /// switch threads.
-pub(super) fn dispatch(vector: u8) {
+pub(super) fn dispatch(vector: u8, frame: &TrapFrame) {
     let irq = match vector {
         vector::SPURIOUS => return,
         vector::PIC..vector::LINES => return,
@@ -165,7 +165,7 @@ pub(super) fn dispatch(vector: u8) {
         }
     };
     match hooks() {
-        Some(hooks) => hooks.interrupt(irq),
+        Some(hooks) => hooks.interrupt(irq, frame),
         // Before the kernel is up only a stop makes sense.
         None if irq == Irq::Ipi(Ipi::Stop) => cpu::halt(),
         None => {}

@@ -306,7 +306,7 @@ pub unsafe fn load() {
 
 extern "C" fn handle(frame: &mut TrapFrame) {
     match frame.vector {
-        32.. => irq::dispatch(frame.vector as u8),
+        32.. => irq::dispatch(frame.vector as u8, frame),
         14 => page_fault(frame),
         18 => machine_check(frame),
         3 if expected_breakpoint() => {}

@@ -7,6 +7,7 @@ pub use crate::acpi::{Table, tables};
 pub use crate::boot::{Region as MemoryRegion, RegionKind};
 pub use crate::cmdline::Cmdline;
 pub use crate::mm::MemStats;
+pub use crate::profile::{self, Profile, Profiler};
 pub use crate::sched::cpu_count;
 pub use crate::selftest::{Test, matching as selftests};
 pub use quire_arch::platform::Features;

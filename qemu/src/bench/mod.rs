@@ -56,8 +56,13 @@ pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<u8> {
     };
     let linux = linux(workspace, &args.linux)?;
     let mut quire = Vec::new();
-    for arch in args.arch.list() {
-        quire.push(measure(workspace, arch, &args.filters, args.yes)?);
+    match &args.from {
+        Some(file) => quire = load(file)?,
+        None => {
+            for arch in args.arch.list() {
+                quire.push(measure(workspace, arch, &args.filters, args.yes)?);
+            }
+        }
     }
     let table = Table::new(&quire, &recorded, &linux, &order());
     print!("{}", table.text());

@@ -44,6 +44,8 @@ pub(crate) struct PerCpu {
     pub(super) slice_end_ns: Cell<u64>,
     /// What the timer is set to; `u64::MAX` when it is stopped.
     pub(super) timer_ns: Cell<u64>,
+    /// When the profiler looks next; `u64::MAX` when it doesn't.
+    pub(super) sample_ns: Cell<u64>,
     pub(super) queue: SpinLock<RunQueue>,
     /// Threads on `queue`, readable without its lock.
     pub(super) queued: AtomicUsize,
@@ -72,6 +74,7 @@ impl PerCpu {
             since_ns: Cell::new(0),
             slice_end_ns: Cell::new(0),
             timer_ns: Cell::new(u64::MAX),
+            sample_ns: Cell::new(u64::MAX),
             queue: SpinLock::new(RunQueue::new()),
             queued: AtomicUsize::new(0),
             sleepers: SpinLock::new(Sleepers::new()),
@@ -188,6 +191,14 @@ pub(crate) fn take_flush_request() -> bool {
     let request = &this().flush_request;
     // Acquire pairs with `request_flush`: the range is readable.
     request.load(Ordering::Relaxed) && request.swap(false, Ordering::Acquire)
+}
+
+/// Interrupts every other CPU, for nothing in particular.
+pub(crate) fn nudge_others() {
+    let me = this().id;
+    for cpu in all().filter(|c| c.id != me) {
+        arch::irq::send_ipi(cpu.hardware_id(), Ipi::Reschedule);
+    }
 }
 
 /// Stops all other CPUs for good.

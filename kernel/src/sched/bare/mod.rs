@@ -23,13 +23,13 @@ mod run;
 mod thread;
 mod timer;
 
-pub(crate) use cpu::start_others;
+pub(crate) use cpu::{nudge_others, start_others};
 pub(crate) use run::{become_idle, interrupt_exit, reschedule_ipi};
 pub use run::{park, park_until, yield_now};
 pub(super) use thread::start_thread;
 pub use thread::{Thread, current, threads};
 pub(crate) use thread::{adopt_boot_thread, running_name, with_current};
-pub(crate) use timer::timer_interrupt;
+pub(crate) use timer::{set_sample_ns, timer_interrupt};
 
 use quire_arch as arch;
 
@@ -59,6 +59,12 @@ pub fn cpu_id() -> usize {
     let id = cpu::this().id;
     arch::cpu::irqs_restore(enabled);
     id
+}
+
+/// Whether this CPU has nothing to do. Interrupts are off.
+pub(crate) fn is_idle() -> bool {
+    let this = cpu::this();
+    this.current.get() == this.idle.get()
 }
 
 /// Keeps the caller on its CPU while it lives. Not for blocking under it.

@@ -59,6 +59,14 @@ fn arm(this: &PerCpu, at_ns: u64) {
     }
 }
 
+/// Has this CPU interrupted at `at_ns`, once, whatever the threads want.
+/// Interrupts are off.
+pub(crate) fn set_sample_ns(at_ns: u64) {
+    let this = cpu::this();
+    this.sample_ns.set(at_ns);
+    arm(this, at_ns);
+}
+
 /// The running thread shares the CPU from now on: its slice must end.
 pub(super) fn share(this: &PerCpu) {
     arm(this, this.slice_end_ns.get());
@@ -95,7 +103,11 @@ pub(crate) fn timer_interrupt() {
             thread.unpark();
         }
     };
-    let mut at = next.min(this.timer_ns.get());
+    // The profiler sets its next time itself, unless it has ended.
+    if this.sample_ns.get() <= now {
+        this.sample_ns.set(u64::MAX);
+    }
+    let mut at = next.min(this.timer_ns.get()).min(this.sample_ns.get());
     if this.current.get() != this.idle.get() && this.queued.load(Ordering::Relaxed) > 0 {
         if this.slice_end_ns.get() <= now {
             this.need_resched.set(true);

@@ -16,6 +16,7 @@ mod devices;
 mod list;
 mod machine;
 mod mapping;
+mod prof;
 
 /// A command.
 pub struct Entry {
@@ -46,6 +47,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         mapping::COMMANDS,
         machine::COMMANDS,
         bench::COMMANDS,
+        prof::COMMANDS,
         builtin::COMMANDS,
     ]
     .into_iter()
