@@ -250,6 +250,18 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// Whether files' blocks can be read where they are: not when what a crash
+    /// left in the journal has to be laid over them.
+    pub fn is_in_place(&self) -> bool {
+        self.store.pmem().is_plain()
+    }
+
+    /// Whether there may be directories in which other bytes than a name's own
+    /// find it.
+    pub fn folds_case(&self) -> bool {
+        self.geo.incompat.contains(Incompat::CASEFOLD)
+    }
+
     /// The name encoding of `casefold`: only UTF-8 is defined.
     fn check_encoding(&self) -> Result<()> {
         if self.geo.incompat.contains(Incompat::CASEFOLD) && self.sb.s_encoding.get() != 1 {

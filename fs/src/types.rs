@@ -152,6 +152,18 @@ impl Stat {
     pub fn is_inline(&self) -> bool {
         self.flags.contains(InodeFlags::INLINE_DATA)
     }
+
+    /// Whether it is a file whose blocks hold its content as it is.
+    pub fn is_plain(&self) -> bool {
+        let other = InodeFlags::INLINE_DATA | InodeFlags::ENCRYPT | InodeFlags::VERITY;
+        self.kind == FileType::Regular && !self.flags.intersects(other)
+    }
+
+    /// Whether any byte of it may be written, not only new ones at its end.
+    pub fn is_changeable(&self) -> bool {
+        let fixed = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
+        !self.flags.intersects(fixed)
+    }
 }
 
 /// An entry of a directory, as `readdir` hands it out.

@@ -437,6 +437,11 @@ impl<P: Pmem> View<P> {
         &self.pmem
     }
 
+    /// Whether it shows the media as it is.
+    pub fn is_plain(&self) -> bool {
+        self.overlay.is_none()
+    }
+
     /// Gives the media back.
     pub fn into_inner(self) -> P {
         self.pmem

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`SpinLock`] | no | yes | short sections; interrupts are off while it is held |
 //! | [`Mutex`], [`RwLock`] | yes | no | everything that may wait or fault |
+//! | [`BrLock`] | yes | no | what is read on every CPU and rarely changed |
 //! | [`WaitQueue`] | yes (waking: no) | waking only | waiting for a condition |
 //! | [`Once`], [`Lazy`] | no | no | statics that start late |
 //!
@@ -17,11 +18,13 @@
 //! - The order of the kernel's locks is in `docs/src/kernel.md`.
 
 pub mod atomic;
+pub(crate) mod brlock;
 mod mutex;
 mod rwlock;
 mod spinlock;
 mod waitqueue;
 
+pub use brlock::{BrLock, BrReadGuard, BrWriteGuard};
 pub use mutex::{Mutex, MutexGuard, RawBlockingMutex};
 pub use rwlock::{RawBlockingRwLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use spin::{LazyLock as Lazy, Once};

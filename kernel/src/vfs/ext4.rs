@@ -1,10 +1,7 @@
 //! ext4 in the tree: `quire-fs` behind the tree's trait.
 //!
 //! One lock for a mount: reading calls share it, changing calls take it alone.
-//! Readers of files do not block each other. A caller's buffer may lie in a
-//! mapped file, and touching that may fault and come back here: so bytes that
-//! go to or come from the mapping area pass through a buffer of our own while
-//! the lock is held.
+//! Content is read and written over without it, see [`super::data`].
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -12,18 +9,21 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use quire_arch::layout::{MAPPINGS, MAPPINGS_LEN};
 use quire_fs::{
-    DeviceNumber, Error as FsError, Ext4, Fallocate, FileBlock, FileType, LayoutLease, Mapping,
-    MediaError, MountOptions, Pmem, Release, Timestamp,
+    DeviceNumber, Error as FsError, Ext4, Fallocate, FileType, LayoutLease, MediaError,
+    MountOptions, Pmem, Release, Timestamp,
 };
 
-use crate::dax::{self, ExtentKind};
+use crate::dax;
 use crate::error::{Error, Result};
 use crate::memmap::Pgmap;
 
+use super::attributes::Attributes;
+use super::data::Stamps;
 use super::file::Node;
+use super::inode::Inode;
 use super::lease::{Lease, MappedFiles};
 use super::{
     Allocate, FileKind, FileSystem, Ino, Metadata, NewKind, NewNode, RawEntry, RwLock,
@@ -90,6 +90,16 @@ pub(super) struct Shared {
     /// Where its files can be mapped from; an image file's cannot.
     device: Option<Arc<dax::Device>>,
     pub(super) files: MappedFiles,
+    pub(super) attributes: Attributes,
+    pub(super) stamps: Stamps,
+    /// The same memory as the file system's, for content.
+    pub(super) pmem: SharedPmem,
+    pub(super) block_shift: u32,
+    /// Nothing is written any more once a commit has failed.
+    pub(super) writable: AtomicBool,
+    /// Changes so far, and how many of them the last `sync` has found.
+    changes: AtomicU64,
+    synced: AtomicU64,
 }
 
 /// A mounted ext4.
@@ -123,7 +133,7 @@ fn kind(kind: FileType) -> FileKind {
 }
 
 /// An inode's number as ext4 has it: 32 bits.
-fn number(ino: Ino) -> Result<quire_fs::Ino> {
+pub(super) fn number(ino: Ino) -> Result<quire_fs::Ino> {
     let number = u32::try_from(ino);
     number
         .map(quire_fs::Ino)
@@ -141,26 +151,15 @@ fn named(name: &[u8]) -> impl Fn(FsError) -> Error + '_ {
     }
 }
 
-/// Whether touching this buffer may fault.
-fn is_mapped(start: *const u8, len: usize) -> bool {
-    let mapped = MAPPINGS.as_u64()..MAPPINGS.as_u64() + MAPPINGS_LEN;
-    len > 0 && mapped.contains(&(start.addr() as u64))
-}
-
-/// The most that passes through a buffer of ours at once.
-const BOUNCE: usize = 64 * 1024;
-/// The most that is written under one hold of the lock.
-const WRITE_PART: usize = 8 << 20;
-
 /// What DAX calls a block.
-const DAX_BLOCK: u64 = 4096;
+pub(super) const DAX_BLOCK: u64 = 4096;
 
-fn file_block(block: u64) -> Result<u32> {
+pub(super) fn file_block(block: u64) -> Result<u32> {
     u32::try_from(block).map_err(|_| Error::TooBig)
 }
 
 impl Shared {
-    fn read<T>(&self, f: impl FnOnce(&Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
+    pub(super) fn read<T>(&self, f: impl FnOnce(&Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
         match &*self.fs.read() {
             Some(fs) => f(fs),
             None => Err(unmounted()),
@@ -174,55 +173,45 @@ impl Shared {
         }
     }
 
-    pub(super) fn size(&self, ino: quire_fs::Ino) -> Result<u64> {
-        self.read(|fs| Ok(fs.stat(ino)?.size))
-    }
-
-    pub(super) fn extent(&self, ino: quire_fs::Ino, block: u64, count: u64) -> Result<dax::Extent> {
-        let block = file_block(block)?;
-        let mapping = self.read(|fs| Ok(fs.extent(ino, FileBlock(block))?))?;
-        let kind = match mapping {
-            Mapping::Hole { .. } => ExtentKind::Hole,
-            Mapping::Unwritten { .. } => ExtentKind::Unwritten,
-            Mapping::Mapped { block, .. } => ExtentKind::Mapped {
-                offset: block.0.checked_mul(DAX_BLOCK).ok_or(Error::TooBig)?,
-            },
-        };
-        let len = u64::from(mapping.len()).min(count).max(1);
-        Ok(dax::Extent { len, kind })
-    }
-
-    pub(super) fn allocate(
+    /// Changes inodes, whose attributes are no longer what is known of them.
+    pub(super) fn change<T>(
         &self,
-        ino: quire_fs::Ino,
-        block: u64,
-        count: u64,
-    ) -> Result<dax::Extent> {
-        let first = file_block(block)?;
+        inodes: &[quire_fs::Ino],
+        f: impl FnOnce(&mut Ext4<SharedPmem>) -> Result<T>,
+    ) -> Result<T> {
         self.write(|fs| {
-            let end = fs.stat(ino)?.size.div_ceil(DAX_BLOCK);
-            let last = file_block(block.saturating_add(count).min(end))?;
-            match fs.allocate(ino, first..last) {
-                // There may still be room for what is needed now.
-                Err(FsError::NoSpace) if last > first + 1 => {
-                    Ok(fs.allocate(ino, first..first + 1)?)
-                }
-                result => Ok(result?),
+            let result = f(fs);
+            self.changes.fetch_add(1, Ordering::Release);
+            self.writable.store(fs.is_writable(), Ordering::Relaxed);
+            for ino in inodes {
+                self.attributes.forget(ino.0.into());
             }
-        })?;
-        self.extent(ino, block, count)
+            result
+        })
     }
 
-    /// Stores through a mapping change a file's time, to the second: once a
-    /// second is enough to tell, and cheap.
-    pub(super) fn dirtied(&self, ino: quire_fs::Ino) {
-        let now = now();
-        let fresh = self.read(|fs| Ok(fs.stat(ino)?.mtime.secs == now.secs));
-        if matches!(fresh, Ok(false))
-            && let Err(error) = self.write(|fs| Ok(fs.utimens(ino, None, Some(now))?))
-        {
-            log::warn!("{}: inode {ino}: time not set: {error}", self.device_name);
+    /// DAX's view of the file, if it has one.
+    pub(super) fn live(&self, inode: &Inode) -> Option<Arc<dax::File>> {
+        match inode.data.mapped.load(Ordering::Acquire) {
+            true => self.files.live(number(inode.ino()).ok()?),
+            false => None,
         }
+    }
+
+    /// Brings everything that has changed so far to the media.
+    fn sync(&self) -> Result<()> {
+        let changes = self.changes.load(Ordering::Acquire);
+        if self.synced.load(Ordering::Acquire) == changes {
+            // The content of files is all there can be.
+            self.pmem.fence();
+            return Ok(self.pmem.drain()?);
+        }
+        let changes = self.write(|fs| {
+            fs.sync()?;
+            Ok(self.changes.load(Ordering::Relaxed))
+        })?;
+        self.synced.store(changes, Ordering::Release);
+        Ok(())
     }
 
     /// Proof that blocks of a file may be freed or moved: the one place where
@@ -256,38 +245,21 @@ impl Ext4Fs {
         writable: bool,
     ) -> Result<Box<dyn FileSystem>> {
         let device_memory = pgmap.map(|pgmap| dax::Device::new(pgmap, pmem.clone()));
-        let fs = Ext4::mount(pmem, MountOptions { writable, now })?;
+        let fs = Ext4::mount(pmem.clone(), MountOptions { writable, now })?;
         Ok(Box::new(Ext4Fs(Arc::new(Shared {
+            block_shift: fs.block_size().trailing_zeros(),
             fs: RwLock::new(Some(fs)),
             device_name: String::from(device),
             device: device_memory,
             files: MappedFiles::default(),
+            attributes: Attributes::new(super::cache_bytes()),
+            stamps: Stamps::default(),
+            pmem,
+            writable: AtomicBool::new(writable),
+            // What the mount itself has changed counts.
+            changes: AtomicU64::new(1),
+            synced: AtomicU64::new(0),
         }))))
-    }
-
-    /// Writes what does not lie in a mapped file.
-    fn write_plain(&self, ino: quire_fs::Ino, at: WriteAt, data: &[u8]) -> Result<(u64, usize)> {
-        // Zero pages that mappings of the file show for holes must give way
-        // to the data, and none may come back meanwhile.
-        let live = self.0.files.live(ino);
-        let guard = match (&live, at) {
-            (Some(file), WriteAt::Offset(offset)) => {
-                let end = offset.saturating_add(data.len() as u64).div_ceil(DAX_BLOCK);
-                Some(file.before_write(offset / DAX_BLOCK..end))
-            }
-            (Some(file), WriteAt::End) => Some(file.before_write(0..u64::MAX)),
-            (None, _) => None,
-        };
-        let result = self.0.write(|fs| {
-            let start = match at {
-                WriteAt::Offset(offset) => offset,
-                WriteAt::End => fs.stat(ino)?.size,
-            };
-            let count = fs.write(ino, start, data)?;
-            Ok((start.saturating_add(count as u64), count))
-        });
-        drop(guard);
-        result
     }
 }
 
@@ -306,9 +278,13 @@ impl FileSystem for Ext4Fs {
     }
 
     fn metadata(&self, ino: Ino) -> Result<Metadata> {
+        let version = match self.0.attributes.get(ino) {
+            Ok(metadata) => return Ok(metadata),
+            Err(version) => version,
+        };
         self.0.read(|fs| {
             let stat = fs.stat(number(ino)?)?;
-            Ok(Metadata {
+            let mut metadata = Metadata {
                 ino,
                 kind: kind(stat.kind),
                 mode: u32::from(stat.mode & 0o7777),
@@ -323,7 +299,10 @@ impl FileSystem for Ext4Fs {
                 modified: time(stat.mtime),
                 changed: time(stat.ctime),
                 created: stat.crtime.map(time),
-            })
+            };
+            self.0.stamps.show(stat.ino, &mut metadata);
+            self.0.attributes.fill(&metadata, version);
+            Ok(metadata)
         })
     }
 
@@ -348,67 +327,38 @@ impl FileSystem for Ext4Fs {
         })
     }
 
-    fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let ino = number(ino)?;
-        if !is_mapped(buffer.as_ptr(), buffer.len()) {
-            return self.0.read(|fs| Ok(fs.read(ino, offset, buffer)?));
-        }
-        let mut own = alloc::vec![0; buffer.len().min(BOUNCE)];
-        let mut done = 0;
-        while done < buffer.len() {
-            let part = (buffer.len() - done).min(BOUNCE);
-            let at = offset.checked_add(done as u64).ok_or(Error::TooBig)?;
-            let count = self.0.read(|fs| Ok(fs.read(ino, at, &mut own[..part])?))?;
-            if count == 0 {
-                break;
-            }
-            buffer[done..done + count].copy_from_slice(&own[..count]);
-            done += count;
-        }
-        Ok(done)
+    fn read_at(&self, inode: &Inode, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.0.read_at(inode, offset, buffer)
     }
 
-    fn write_at(&self, ino: Ino, at: WriteAt, data: &[u8], _: Time) -> Result<(u64, usize)> {
-        let ino = number(ino)?;
-        let bounce = is_mapped(data.as_ptr(), data.len());
-        let part = if bounce { BOUNCE } else { WRITE_PART };
-        if data.len() <= part && !bounce {
-            return self.write_plain(ino, at, data);
-        }
-        let (mut at, mut done, mut end) = (at, 0, None);
-        for chunk in data.chunks(part) {
-            let own: Vec<u8>;
-            let chunk = if bounce {
-                own = chunk.to_vec();
-                &own[..]
-            } else {
-                chunk
-            };
-            match self.write_plain(ino, at, chunk) {
-                Ok((after, count)) => {
-                    done += count;
-                    end = Some(after);
-                    at = WriteAt::Offset(after);
-                    if count < chunk.len() {
-                        break;
-                    }
-                }
-                // What was written was written.
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        match (end, at) {
-            (Some(end), _) | (None, WriteAt::Offset(end)) => Ok((end, done)),
-            (None, WriteAt::End) => Ok((self.0.size(ino)?, 0)),
-        }
+    fn read_vectored_at(
+        &self,
+        inode: &Inode,
+        offset: u64,
+        buffers: &mut [&mut [u8]],
+    ) -> Result<usize> {
+        self.0.read_vectored_at(inode, offset, buffers)
+    }
+
+    fn write_at(&self, inode: &Inode, at: WriteAt, data: &[u8], now: Time) -> Result<(u64, usize)> {
+        self.0.write_vectored_at(inode, at, &[data], now)
+    }
+
+    fn write_vectored_at(
+        &self,
+        inode: &Inode,
+        at: WriteAt,
+        buffers: &[&[u8]],
+        now: Time,
+    ) -> Result<(u64, usize)> {
+        self.0.write_vectored_at(inode, at, buffers, now)
     }
 
     fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino> {
         let dir = number(dir)?;
         // Twelve bits.
         let mode = (node.mode & 0o7777) as u16;
-        let ino = self.0.write(|fs| {
+        let ino = self.0.change(&[dir], |fs| {
             let made = match node.kind {
                 NewKind::File => fs.create(dir, name, mode, 0, 0),
                 NewKind::Dir => fs.mkdir(dir, name, mode, 0, 0),
@@ -425,36 +375,47 @@ impl FileSystem for Ext4Fs {
 
     fn link(&self, ino: Ino, dir: Ino, name: &[u8], _: Time) -> Result<()> {
         let (ino, dir) = (number(ino)?, number(dir)?);
-        self.0.write(|fs| match fs.link(ino, dir, name) {
-            Err(FsError::IsDir) => Err(Error::NotPermitted {
-                why: "a directory has one name only: use a symbolic link".into(),
-            }),
-            result => result.map_err(named(name)),
-        })
+        self.0
+            .change(&[ino, dir], |fs| match fs.link(ino, dir, name) {
+                Err(FsError::IsDir) => Err(Error::NotPermitted {
+                    why: "a directory has one name only: use a symbolic link".into(),
+                }),
+                result => result.map_err(named(name)),
+            })
     }
 
     fn unlink(&self, dir: Ino, name: &[u8], keep: bool, _: Time) -> Result<Option<Ino>> {
         let dir = number(dir)?;
+        let ino = self
+            .0
+            .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
         let (ino, left) = if keep {
-            self.0
-                .write(|fs| fs.unlink(dir, name, Release::Later).map_err(named(name)))?
+            self.0.change(&[dir, ino], |fs| {
+                fs.unlink(dir, name, Release::Later).map_err(named(name))
+            })?
         } else {
             // Nobody has it open, so nothing of it is mapped; the lease is
             // what proves that to the file system.
-            let ino = self
-                .0
-                .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
             let lease = self.0.layout_lease(ino, 0..u64::MAX)?;
             let release = Release::Now(lease.as_layout());
-            self.0
-                .write(|fs| fs.unlink(dir, name, release).map_err(named(name)))?
+            self.0.change(&[dir, ino], |fs| {
+                let gone = fs.unlink(dir, name, release).map_err(named(name))?;
+                if gone.1 == 0 {
+                    self.0.stamps.take(ino);
+                }
+                Ok(gone)
+            })?
         };
         Ok((keep && left == 0).then_some(ino.0.into()))
     }
 
     fn rmdir(&self, dir: Ino, name: &[u8], _: Time) -> Result<()> {
         let dir = number(dir)?;
-        self.0.write(|fs| fs.rmdir(dir, name).map_err(named(name)))
+        let ino = self
+            .0
+            .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
+        self.0
+            .change(&[dir, ino], |fs| fs.rmdir(dir, name).map_err(named(name)))
     }
 
     fn rename(
@@ -465,17 +426,29 @@ impl FileSystem for Ext4Fs {
         _: Time,
     ) -> Result<Option<Ino>> {
         let (from_dir, to_dir) = (number(from_dir)?, number(to_dir)?);
-        let replaced = match self.0.read(|fs| Ok(fs.lookup(to_dir, to)?)) {
-            Ok(ino) if !keep => Some(self.0.layout_lease(ino, 0..u64::MAX)?),
+        let moved = self
+            .0
+            .read(|fs| fs.lookup(from_dir, from).map_err(named(from)))?;
+        let old = self.0.read(|fs| Ok(fs.lookup(to_dir, to)?)).ok();
+        let replaced = match old {
+            Some(ino) if !keep => Some(self.0.layout_lease(ino, 0..u64::MAX)?),
             _ => None,
         };
         let release = match &replaced {
             Some(lease) => Release::Now(lease.as_layout()),
             None => Release::Later,
         };
-        let gone = self.0.write(|fs| {
-            fs.rename(from_dir, from, to_dir, to, release)
-                .map_err(named(from))
+        let changed = [from_dir, to_dir, moved, old.unwrap_or(moved)];
+        let gone = self.0.change(&changed, |fs| {
+            let gone = fs
+                .rename(from_dir, from, to_dir, to, release)
+                .map_err(named(from))?;
+            if let Some((ino, 0)) = gone
+                && !keep
+            {
+                self.0.stamps.take(ino);
+            }
+            Ok(gone)
         })?;
         Ok(match gone {
             Some((ino, 0)) if keep => Some(ino.0.into()),
@@ -486,40 +459,53 @@ impl FileSystem for Ext4Fs {
     fn evict(&self, ino: Ino) -> Result<()> {
         let ino = number(ino)?;
         let lease = self.0.layout_lease(ino, 0..u64::MAX)?;
-        self.0.write(|fs| Ok(fs.evict(ino, lease.as_layout())?))
+        self.0.change(&[ino], |fs| {
+            fs.evict(ino, lease.as_layout())?;
+            self.0.stamps.take(ino);
+            Ok(())
+        })
     }
 
-    fn truncate(&self, ino: Ino, size: u64, _: Time) -> Result<()> {
-        let ino = number(ino)?;
-        let block_size = self.0.read(|fs| Ok(u64::from(fs.block_size())))?;
-        if size >= self.0.size(ino)? {
-            return self.0.write(|fs| Ok(fs.truncate(ino, size, &NoBlocks)?));
+    fn truncate(&self, inode: &Inode, size: u64, _: Time) -> Result<()> {
+        let ino = number(inode.ino())?;
+        let _access = self.0.exclude(inode, size..u64::MAX)?;
+        if size >= self.0.size(inode)? {
+            return self.0.change_content(inode, |fs| {
+                fs.truncate(ino, size, &NoBlocks)?;
+                Ok(((), size))
+            });
         }
-        let lease = self
-            .0
-            .layout_lease(ino, size.div_ceil(block_size)..u64::MAX)?;
-        self.0
-            .write(|fs| Ok(fs.truncate(ino, size, lease.as_layout())?))
+        let first = size.div_ceil(1 << self.0.block_shift);
+        let lease = self.0.layout_lease(ino, first..u64::MAX)?;
+        self.0.change_content(inode, |fs| {
+            fs.truncate(ino, size, lease.as_layout())?;
+            Ok(((), size))
+        })
     }
 
-    fn allocate(&self, ino: Ino, how: Allocate, offset: u64, len: u64, _: Time) -> Result<()> {
-        let ino = number(ino)?;
+    fn allocate(&self, inode: &Inode, how: Allocate, offset: u64, len: u64, _: Time) -> Result<()> {
+        let ino = number(inode.ino())?;
         let end = offset.checked_add(len).ok_or(Error::TooBig)?;
-        let mode = match how {
-            Allocate::Extend => Fallocate::Allocate,
-            Allocate::KeepSize => Fallocate::KeepSize,
+        let _access = self.0.exclude(inode, offset..end)?;
+        let size = self.0.size(inode)?;
+        let (mode, size) = match how {
+            Allocate::Extend => (Fallocate::Allocate, size.max(end)),
+            Allocate::KeepSize => (Fallocate::KeepSize, size),
             Allocate::Punch => {
-                let block_size = self.0.read(|fs| Ok(u64::from(fs.block_size())))?;
-                let (first, last) = (offset.div_ceil(block_size), end / block_size);
+                let shift = self.0.block_shift;
+                let (first, last) = (offset.div_ceil(1 << shift), end >> shift);
                 let lease = self.0.layout_lease(ino, first..last.max(first))?;
                 let lease = lease.as_layout();
-                return self.0.write(|fs| {
-                    Ok(fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?)
+                return self.0.change_content(inode, |fs| {
+                    fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?;
+                    Ok(((), size))
                 });
             }
         };
-        self.0
-            .write(|fs| Ok(fs.fallocate(ino, mode, offset, len, &NoBlocks)?))
+        self.0.change_content(inode, |fs| {
+            fs.fallocate(ino, mode, offset, len, &NoBlocks)?;
+            Ok(((), size))
+        })
     }
 
     fn set_attributes(&self, ino: Ino, set: &SetAttributes, _: Time) -> Result<()> {
@@ -528,7 +514,7 @@ impl FileSystem for Ext4Fs {
             secs: time.seconds,
             nanos: time.nanoseconds,
         };
-        self.0.write(|fs| {
+        self.0.change(&[ino], |fs| {
             if let Some(mode) = set.mode {
                 fs.chmod(ino, (mode & 0o7777) as u16)?;
             }
@@ -537,6 +523,9 @@ impl FileSystem for Ext4Fs {
             }
             if set.accessed.is_some() || set.modified.is_some() {
                 fs.utimens(ino, set.accessed.map(stamp), set.modified.map(stamp))?;
+                if set.modified.is_some() {
+                    self.0.stamps.take(ino);
+                }
             }
             Ok(())
         })
@@ -557,7 +546,7 @@ impl FileSystem for Ext4Fs {
     ) -> Result<()> {
         let ino = number(ino)?;
         let (create, replace) = (mode == XattrMode::Create, mode == XattrMode::Replace);
-        self.0.write(|fs| {
+        self.0.change(&[ino], |fs| {
             fs.setxattr(ino, name, value, create, replace)
                 .map_err(named(name))
         })
@@ -566,7 +555,7 @@ impl FileSystem for Ext4Fs {
     fn remove_xattr(&self, ino: Ino, name: &[u8], _: Time) -> Result<()> {
         let ino = number(ino)?;
         self.0
-            .write(|fs| fs.removexattr(ino, name).map_err(named(name)))
+            .change(&[ino], |fs| fs.removexattr(ino, name).map_err(named(name)))
     }
 
     fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
@@ -598,27 +587,38 @@ impl FileSystem for Ext4Fs {
         })
     }
 
-    fn sync_inode(&self, ino: Ino) -> Result<()> {
-        if let Some(file) = self.0.files.live(number(ino)?) {
+    fn sync_inode(&self, inode: &Inode, data_only: bool) -> Result<()> {
+        if let Some(file) = self.0.live(inode) {
             file.sync(0..u64::MAX)?;
         }
-        // Data and metadata are durable when a call returns; what the platform
-        // holds beyond that is pushed on by this.
-        self.0.write(|fs| Ok(fs.sync()?))
+        if !data_only {
+            self.0.write_stamp(number(inode.ino())?)?;
+        }
+        self.0.sync()
     }
 
     fn sync(&self) -> Result<()> {
         for file in self.0.files.all() {
             file.sync(0..u64::MAX)?;
         }
-        self.0.write(|fs| Ok(fs.sync()?))
+        self.0.write_stamps()?;
+        self.0.sync()
     }
 
     fn unmount(&self) -> Result<()> {
+        self.0.write_stamps()?;
         match self.0.fs.write().take() {
             Some(fs) if fs.is_writable() => fs.unmount().map(|_| ()).map_err(Error::from),
             _ => Ok(()),
         }
+    }
+
+    fn caches_names(&self) -> bool {
+        self.0.read(|fs| Ok(!fs.folds_case())).unwrap_or(false)
+    }
+
+    fn shrink(&self) {
+        self.0.attributes.shrink();
     }
 
     fn dax_file(&self, node: Node) -> Result<Arc<dax::File>> {
@@ -635,6 +635,10 @@ impl FileSystem for Ext4Fs {
                 "mapping a file whose data is in its inode",
             ));
         }
+        // A write that is under way does not know that the file is mapped.
+        let inode = node.inode().clone();
+        let _access = inode.data.ranges.write(0..u64::MAX);
+        inode.data.mapped.store(true, Ordering::Release);
         Ok(self.0.files.get(&self.0, device, ino, node))
     }
 }

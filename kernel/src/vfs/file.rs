@@ -8,6 +8,7 @@ use core::ops::Range;
 use crate::dax::{self, MapOptions, Mapping, Perms};
 use crate::error::{Error, Result};
 
+use super::inode::Inode;
 use super::walk::Place;
 use super::{
     Allocate, FileKind, Ino, Metadata, Mutex, SetAttributes, StatFs, Time, WriteAt, XattrMode,
@@ -15,29 +16,47 @@ use super::{
 
 /// An inode that cannot be freed while this is held.
 pub struct Node {
-    place: Place,
+    inode: Arc<Inode>,
     clock: fn() -> Time,
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.place.mount.unpin(self.place.ino);
+        self.inode.unpin();
     }
 }
 
 impl Node {
     /// Takes hold of what a walk has found; the tree lock is held.
-    pub(super) fn pin(place: Place, clock: fn() -> Time) -> Node {
-        place.mount.pin(place.ino);
-        Node { place, clock }
+    pub(super) fn pin(place: &Place, clock: fn() -> Time) -> Node {
+        let inodes = &place.mount.inodes;
+        let inode = inodes.pin(place.mount, place.ino, place.kind);
+        Node { inode, clock }
+    }
+
+    /// One more hold of the same inode.
+    fn again(&self) -> Node {
+        Node {
+            inode: self.inode.pin_again(),
+            clock: self.clock,
+        }
     }
 
     fn fs(&self) -> &dyn super::FileSystem {
-        &*self.place.mount.fs
+        &*self.inode.mount().fs
+    }
+
+    pub(super) fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> FileKind {
+        self.inode.kind()
     }
 
     fn writable(&self) -> Result<&dyn super::FileSystem> {
-        self.place.mount.check_writable()?;
+        self.inode.mount().check_writable()?;
         Ok(self.fs())
     }
 
@@ -47,17 +66,17 @@ impl Node {
 
     /// Its number.
     pub fn ino(&self) -> Ino {
-        self.place.ino
+        self.inode.ino()
     }
 
     /// Which mount it belongs to: equal for two nodes of one file system.
     pub fn mount_id(&self) -> u64 {
-        self.place.mount.id
+        self.inode.mount().id
     }
 
     /// Its metadata.
     pub fn metadata(&self) -> Result<Metadata> {
-        self.place.metadata()
+        self.fs().metadata(self.ino())
     }
 
     /// A symbolic link's target.
@@ -79,8 +98,8 @@ impl Node {
     /// Sets a regular file's length.
     pub fn truncate(&self, size: u64) -> Result<()> {
         let fs = self.writable()?;
-        match self.metadata()?.kind {
-            FileKind::File => fs.truncate(self.ino(), size, self.now()),
+        match self.kind() {
+            FileKind::File => fs.truncate(&self.inode, size, self.now()),
             FileKind::Dir => Err(Error::IsDir),
             _ => Err(Error::invalid("not a regular file")),
         }
@@ -92,8 +111,8 @@ impl Node {
         if len == 0 {
             return Err(Error::invalid("a range of no bytes"));
         }
-        match self.metadata()?.kind {
-            FileKind::File => fs.allocate(self.ino(), how, offset, len, self.now()),
+        match self.kind() {
+            FileKind::File => fs.allocate(&self.inode, how, offset, len, self.now()),
             FileKind::Dir => Err(Error::IsDir),
             _ => Err(Error::invalid("not a regular file")),
         }
@@ -123,10 +142,8 @@ impl Node {
 
     /// DAX's view of a regular file, for mapping it and looking at its folios.
     pub fn dax_file(&self) -> Result<Arc<dax::File>> {
-        match self.metadata()?.kind {
-            FileKind::File => self
-                .fs()
-                .dax_file(Node::pin(self.place.clone(), self.clock)),
+        match self.kind() {
+            FileKind::File => self.fs().dax_file(self.again()),
             FileKind::Dir => Err(Error::IsDir),
             _ => Err(Error::invalid("not a regular file")),
         }
@@ -134,7 +151,7 @@ impl Node {
 
     /// Makes it durable.
     pub fn sync(&self) -> Result<()> {
-        self.fs().sync_inode(self.ino())
+        self.fs().sync_inode(&self.inode, false)
     }
 }
 
@@ -254,7 +271,7 @@ pub struct File {
 impl File {
     pub(super) fn open(node: Node, options: &OpenOptions) -> Result<File> {
         let writes = options.write || options.append;
-        match node.metadata()?.kind {
+        match node.kind() {
             FileKind::File => {}
             FileKind::Dir if !writes => {}
             FileKind::Dir => return Err(Error::IsDir),
@@ -311,7 +328,7 @@ impl File {
     /// Reads at an offset; fewer bytes than asked for only at the end.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         self.check_read()?;
-        self.node.fs().read_at(self.node.ino(), offset, buffer)
+        self.node.fs().read_at(&self.node.inode, offset, buffer)
     }
 
     /// Writes at an offset.
@@ -319,7 +336,7 @@ impl File {
         self.check_write()?;
         let at = WriteAt::Offset(offset);
         let now = self.node.now();
-        let (_, count) = self.node.fs().write_at(self.node.ino(), at, data, now)?;
+        let (_, count) = self.node.fs().write_at(&self.node.inode, at, data, now)?;
         Ok(count)
     }
 
@@ -340,7 +357,7 @@ impl File {
             false => WriteAt::Offset(*position),
         };
         let now = self.node.now();
-        let (end, count) = self.node.fs().write_at(self.node.ino(), at, data, now)?;
+        let (end, count) = self.node.fs().write_at(&self.node.inode, at, data, now)?;
         *position = end;
         Ok(count)
     }
@@ -444,7 +461,7 @@ impl File {
 
     /// Makes the content durable, and what is needed to find it.
     pub fn sync_data(&self) -> Result<()> {
-        self.node.sync()
+        self.node.fs().sync_inode(&self.node.inode, true)
     }
 }
 
@@ -472,7 +489,7 @@ const PORTION: usize = 256;
 
 impl ReadDir {
     pub(super) fn new(node: Node) -> Result<ReadDir> {
-        if !node.metadata()?.is_dir() {
+        if node.kind() != FileKind::Dir {
             return Err(Error::NotDir);
         }
         Ok(ReadDir {

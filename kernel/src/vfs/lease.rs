@@ -38,7 +38,7 @@ struct DaxInode {
     shared: Arc<Shared>,
     ino: FsIno,
     /// Dropped after the entry has been taken out (see `drop` below).
-    _node: Node,
+    node: Node,
 }
 
 impl Drop for DaxInode {
@@ -49,19 +49,20 @@ impl Drop for DaxInode {
 
 impl dax::Extents for DaxInode {
     fn size(&self) -> u64 {
-        self.shared.size(self.ino).unwrap_or(0)
+        self.shared.size(self.node.inode()).unwrap_or(0)
     }
 
     fn extent(&self, block: u64, count: u64) -> Result<dax::Extent> {
-        self.shared.extent(self.ino, block, count)
+        self.shared.extent(self.node.inode(), block, count)
     }
 
     fn allocate(&self, block: u64, count: u64) -> Result<dax::Extent> {
-        self.shared.allocate(self.ino, block, count)
+        self.shared.allocate(self.node.inode(), block, count)
     }
 
     fn dirtied(&self) {
-        self.shared.dirtied(self.ino);
+        // The number is an inode's of this file system: it has a time.
+        let _ = self.shared.stamp(self.node.inode(), super::wall_clock());
     }
 
     fn describe(&self) -> String {
@@ -85,7 +86,7 @@ impl MappedFiles {
                     let extents = Arc::new(DaxInode {
                         shared: shared.clone(),
                         ino,
-                        _node: node,
+                        node,
                     });
                     let file = dax::File::new(ino, device.clone(), extents);
                     table.insert(ino.0, Arc::downgrade(&file));

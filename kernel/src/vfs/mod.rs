@@ -28,11 +28,18 @@ use alloc::vec::Vec;
 use crate::dax;
 use crate::error::{Error, Result};
 
+mod attributes;
+mod data;
 pub mod devices;
 pub mod ext4;
+mod extents;
 pub mod file;
+pub mod inode;
 mod lease;
+mod names;
 pub mod ramfs;
+mod ranges;
+mod slots;
 pub mod tree;
 mod walk;
 
@@ -44,9 +51,10 @@ pub use rules::TESTS;
 
 pub use devices::{DeviceInfo, Devices, MemDevices, Namespaces, NoDevices};
 pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};
+pub use inode::Inode;
 pub use tree::{MountInfo, Vfs};
 
-pub(crate) use crate::sync::{Mutex, RwLock};
+pub(crate) use crate::sync::{BrLock, Mutex, RwLock};
 
 /// Longest path in bytes, the terminating NUL of other systems included.
 pub const PATH_MAX: usize = 4096;
@@ -76,6 +84,13 @@ pub fn wall_clock() -> Time {
     }
 }
 
+/// The most that a cache of names or attributes takes: a 128th of memory, but
+/// no more than what 64 thousand of them need.
+pub(crate) fn cache_bytes() -> usize {
+    let memory = crate::mm::stats().total;
+    (memory / 128).clamp(128 << 10, 8 << 20) as usize
+}
+
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {
@@ -96,6 +111,17 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// All kinds.
+    pub const ALL: [FileKind; 7] = [
+        FileKind::File,
+        FileKind::Dir,
+        FileKind::Symlink,
+        FileKind::CharDevice,
+        FileKind::BlockDevice,
+        FileKind::Fifo,
+        FileKind::Socket,
+    ];
+
     /// The letter that `ls -l` shows.
     pub fn letter(self) -> char {
         match self {
@@ -184,6 +210,18 @@ pub enum NewKind<'a> {
     Symlink(&'a [u8]),
     /// A node without content of its own: device, pipe or socket.
     Special(FileKind, (u32, u32)),
+}
+
+impl NewKind<'_> {
+    /// The kind that it will have.
+    pub fn kind(self) -> FileKind {
+        match self {
+            NewKind::File => FileKind::File,
+            NewKind::Dir => FileKind::Dir,
+            NewKind::Symlink(_) => FileKind::Symlink,
+            NewKind::Special(kind, _) => kind,
+        }
+    }
 }
 
 /// An inode that is about to be made.
@@ -297,9 +335,50 @@ pub trait FileSystem: Send + Sync {
     /// [`RawEntry::next`]) until `each` says false or all have been reported.
     fn read_dir(&self, dir: Ino, from: u64, each: &mut dyn FnMut(RawEntry) -> bool) -> Result<()>;
     /// Reads what there is; fewer bytes than asked for only at the end.
-    fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+    fn read_at(&self, inode: &Inode, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+    /// Reads into several buffers in turn.
+    fn read_vectored_at(
+        &self,
+        inode: &Inode,
+        offset: u64,
+        buffers: &mut [&mut [u8]],
+    ) -> Result<usize> {
+        let mut done = 0;
+        for buffer in buffers {
+            let at = offset.saturating_add(done as u64);
+            let count = self.read_at(inode, at, buffer)?;
+            done += count;
+            if count < buffer.len() {
+                break;
+            }
+        }
+        Ok(done)
+    }
     /// Writes; gives the offset after the last byte and how many were written.
-    fn write_at(&self, ino: Ino, at: WriteAt, data: &[u8], now: Time) -> Result<(u64, usize)>;
+    fn write_at(&self, inode: &Inode, at: WriteAt, data: &[u8], now: Time) -> Result<(u64, usize)>;
+    /// Writes several buffers in turn.
+    fn write_vectored_at(
+        &self,
+        inode: &Inode,
+        at: WriteAt,
+        buffers: &[&[u8]],
+        now: Time,
+    ) -> Result<(u64, usize)> {
+        let (mut at, mut end, mut done) = (at, None, 0);
+        for buffer in buffers {
+            let (after, count) = self.write_at(inode, at, buffer, now)?;
+            at = WriteAt::Offset(after);
+            end = Some(after);
+            done += count;
+            if count < buffer.len() {
+                break;
+            }
+        }
+        match end {
+            Some(end) => Ok((end, done)),
+            None => self.write_at(inode, at, &[], now),
+        }
+    }
     /// Makes an inode under a new name.
     fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino>;
     /// Gives an inode one more name.
@@ -322,9 +401,16 @@ pub trait FileSystem: Send + Sync {
     /// Frees an inode that `unlink` or `rename` kept.
     fn evict(&self, ino: Ino) -> Result<()>;
     /// Sets a file's length.
-    fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<()>;
+    fn truncate(&self, inode: &Inode, size: u64, now: Time) -> Result<()>;
     /// Allocates or frees a range's storage.
-    fn allocate(&self, ino: Ino, how: Allocate, offset: u64, len: u64, now: Time) -> Result<()>;
+    fn allocate(
+        &self,
+        inode: &Inode,
+        how: Allocate,
+        offset: u64,
+        len: u64,
+        now: Time,
+    ) -> Result<()>;
     /// Changes attributes.
     fn set_attributes(&self, ino: Ino, set: &SetAttributes, now: Time) -> Result<()>;
     /// An extended attribute's value; names carry their prefix (`user.`).
@@ -344,12 +430,20 @@ pub trait FileSystem: Send + Sync {
     fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>>;
     /// How full it is.
     fn statfs(&self) -> Result<StatFs>;
-    /// Makes one inode durable, with the name that leads to it.
-    fn sync_inode(&self, ino: Ino) -> Result<()>;
+    /// Makes one inode durable, with the name that leads to it; or only its
+    /// content and what is needed to find that.
+    fn sync_inode(&self, inode: &Inode, data_only: bool) -> Result<()>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
     /// Ends its use: everything durable and marked clean.
     fn unmount(&self) -> Result<()>;
+    /// Whether a name leads to the same inode until it is changed by its very
+    /// bytes: not where `a` may be another way to write `A`.
+    fn caches_names(&self) -> bool {
+        true
+    }
+    /// Gives back memory that only makes things faster.
+    fn shrink(&self) {}
     /// DAX's view of the file that a node holds, for mapping it. It keeps the
     /// node for as long as it lives.
     fn dax_file(&self, node: Node) -> Result<Arc<dax::File>> {

@@ -310,7 +310,8 @@ impl FileSystem for RamFs {
         Ok(())
     }
 
-    fn read_at(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    fn read_at(&self, inode: &super::Inode, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let ino = inode.ino();
         let mut state = self.state.lock();
         let data = state.file_mut(ino)?;
         let from = usize::try_from(offset)
@@ -322,7 +323,14 @@ impl FileSystem for RamFs {
         Ok(count)
     }
 
-    fn write_at(&self, ino: Ino, at: WriteAt, data: &[u8], now: Time) -> Result<(u64, usize)> {
+    fn write_at(
+        &self,
+        inode: &super::Inode,
+        at: WriteAt,
+        data: &[u8],
+        now: Time,
+    ) -> Result<(u64, usize)> {
+        let ino = inode.ino();
         let mut state = self.state.lock();
         let old = state.file_mut(ino)?.len() as u64;
         let start = match at {
@@ -468,7 +476,8 @@ impl FileSystem for RamFs {
         Ok(())
     }
 
-    fn truncate(&self, ino: Ino, size: u64, now: Time) -> Result<()> {
+    fn truncate(&self, inode: &super::Inode, size: u64, now: Time) -> Result<()> {
+        let ino = inode.ino();
         let mut state = self.state.lock();
         state.file_mut(ino)?;
         state.resize(ino, size)?;
@@ -476,7 +485,15 @@ impl FileSystem for RamFs {
         Ok(())
     }
 
-    fn allocate(&self, ino: Ino, how: Allocate, offset: u64, len: u64, now: Time) -> Result<()> {
+    fn allocate(
+        &self,
+        inode: &super::Inode,
+        how: Allocate,
+        offset: u64,
+        len: u64,
+        now: Time,
+    ) -> Result<()> {
+        let ino = inode.ino();
         let mut state = self.state.lock();
         let old = state.file_mut(ino)?.len() as u64;
         let end = offset.checked_add(len).ok_or(Error::TooBig)?;
@@ -561,7 +578,7 @@ impl FileSystem for RamFs {
         })
     }
 
-    fn sync_inode(&self, _: Ino) -> Result<()> {
+    fn sync_inode(&self, _: &super::Inode, _: bool) -> Result<()> {
         Ok(())
     }
 

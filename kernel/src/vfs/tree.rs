@@ -1,7 +1,6 @@
 //! The tree: mounts, and every operation that takes a path.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -12,20 +11,14 @@ use crate::error::{Error, Result};
 
 use super::ext4::Ext4Fs;
 use super::file::{File, Node, OpenOptions, ReadDir};
+use super::inode::Inodes;
+use super::names::Names;
 use super::ramfs::RamFs;
-use super::walk::{Place, Target, not_found, walk};
+use super::walk::{Place, Target, not_found};
 use super::{
-    DeviceInfo, Devices, FileKind, FileSystem, Ino, Metadata, Mutex, NewKind, NewNode, RwLock,
-    StatFs, Time,
+    BrLock, DeviceInfo, Devices, FileKind, FileSystem, Ino, Metadata, NewKind, NewNode, StatFs,
+    Time,
 };
-
-/// An inode that somebody has open.
-#[derive(Default)]
-struct Opened {
-    count: usize,
-    /// Its last name is gone; the last close frees it.
-    kept: bool,
-}
 
 /// A file system in the tree.
 pub(super) struct Mount {
@@ -36,36 +29,19 @@ pub(super) struct Mount {
     writable: bool,
     /// The directory that it covers; the root covers none.
     covers: Option<(u64, Ino)>,
-    opened: Mutex<BTreeMap<Ino, Opened>>,
+    pub caches_names: bool,
+    pub inodes: Inodes,
 }
 
 impl Mount {
-    pub fn pin(&self, ino: Ino) {
-        self.opened.lock().entry(ino).or_default().count += 1;
-    }
-
-    /// Lets an inode go, and frees it when it has no name any more.
-    pub fn unpin(&self, ino: Ino) {
-        let mut opened = self.opened.lock();
-        let Some(entry) = opened.get_mut(&ino) else {
-            return;
-        };
-        entry.count -= 1;
-        if entry.count > 0 {
-            return;
-        }
-        let kept = entry.kept;
-        opened.remove(&ino);
-        // The table is let go first: freeing may take long, and nobody can
-        // reach an inode that has neither names nor handles.
-        drop(opened);
-        if kept && let Err(error) = self.fs.evict(ino) {
+    /// Frees an inode that has neither names nor handles any more.
+    #[cold]
+    pub fn evict(&self, ino: Ino) {
+        if self.inodes.forget(ino)
+            && let Err(error) = self.fs.evict(ino)
+        {
             log::error!("vfs: inode={ino} of {}: not freed: {error}", self.device);
         }
-    }
-
-    fn is_open(&self, ino: Ino) -> bool {
-        self.opened.lock().contains_key(&ino)
     }
 
     /// Takes a name away from `ino` by `remove`, which is told whether the
@@ -73,17 +49,16 @@ impl Mount {
     /// does. It is pinned meanwhile: the last close may come at any moment, and
     /// must not pass between the question and the note.
     fn unname(&self, ino: Ino, remove: impl FnOnce(bool) -> Result<Option<Ino>>) -> Result<()> {
-        if !self.is_open(ino) {
+        let Some(inode) = self.inodes.find(ino) else {
+            self.inodes.forget(ino);
             return remove(false).map(drop);
-        }
-        self.pin(ino);
+        };
         let kept = remove(true);
-        if let Ok(Some(kept)) = kept
-            && let Some(entry) = self.opened.lock().get_mut(&kept)
-        {
-            entry.kept = true;
+        if let Ok(Some(kept)) = kept {
+            debug_assert_eq!(kept, ino);
+            inode.keep();
         }
-        self.unpin(ino);
+        inode.unpin();
         kept.map(drop)
     }
 
@@ -106,22 +81,26 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn root(&self) -> Place {
-        let mount = self.mounts[0].clone();
-        let ino = mount.fs.root();
-        self.cross(Place { mount, ino })
+    pub fn root(&self) -> Place<'_> {
+        let mount = &self.mounts[0];
+        self.cross(Place {
+            mount,
+            ino: mount.fs.root(),
+            kind: FileKind::Dir,
+        })
     }
 
     /// What really is at a place: the root of what is mounted there.
-    pub fn cross(&self, mut place: Place) -> Place {
-        while let Some(above) = self
+    pub fn cross<'t>(&'t self, mut place: Place<'t>) -> Place<'t> {
+        while let Some(mount) = self
             .mounts
             .iter()
             .find(|mount| mount.covers == Some((place.mount.id, place.ino)))
         {
             place = Place {
-                ino: above.fs.root(),
-                mount: above.clone(),
+                mount,
+                ino: mount.fs.root(),
+                kind: FileKind::Dir,
             };
         }
         place
@@ -190,7 +169,8 @@ impl Drop for ClaimedDevice<'_> {
 
 /// A tree of files: the root in memory and what is mounted on it.
 pub struct Vfs {
-    table: RwLock<Table>,
+    table: BrLock<Table>,
+    names: Names,
     devices: Box<dyn Devices>,
     clock: fn() -> Time,
 }
@@ -205,14 +185,16 @@ impl Vfs {
             dir: b"/".to_vec(),
             writable: true,
             covers: None,
-            opened: Mutex::new(BTreeMap::new()),
+            caches_names: true,
+            inodes: Inodes::new(),
         };
         Vfs {
-            table: RwLock::new(Table {
+            table: BrLock::new(Table {
                 mounts: alloc::vec![Arc::new(root)],
                 claims: Vec::new(),
                 next_id: 1,
             }),
+            names: Names::new(super::cache_bytes()),
             devices,
             clock,
         }
@@ -251,16 +233,19 @@ impl Vfs {
             result => result?,
         }
         let mut table = self.table.write();
-        let target = walk(&table, dir, true)?;
-        let canonical = target.canonical();
-        let place = target.existing()?;
-        if !place.metadata()?.is_dir() {
-            return Err(Error::NotDir);
-        }
-        if place.mount.is_open(place.ino) {
-            let dir = String::from_utf8_lossy(dir);
-            return Err(Error::busy(alloc::format!("{dir} is open")));
-        }
+        let (canonical, covers) = {
+            let mut target = Target::new(&table, dir);
+            self.walk(&table, &mut target, true)?;
+            let place = target.existing()?;
+            if !place.is_dir() {
+                return Err(Error::NotDir);
+            }
+            if place.mount.inodes.is_open(place.ino) {
+                let dir = String::from_utf8_lossy(dir);
+                return Err(Error::busy(alloc::format!("{dir} is open")));
+            }
+            (target.canonical(), (place.mount.id, place.ino))
+        };
         let fs: Box<dyn FileSystem> = if device == "ramfs" {
             Box::new(RamFs::new(self.now()))
         } else {
@@ -273,12 +258,13 @@ impl Vfs {
         table.next_id += 1;
         table.mounts.push(Arc::new(Mount {
             id,
+            caches_names: fs.caches_names(),
             fs,
             device: String::from(device),
             dir: canonical,
             writable,
-            covers: Some((place.mount.id, place.ino)),
-            opened: Mutex::new(BTreeMap::new()),
+            covers: Some(covers),
+            inodes: Inodes::new(),
         }));
         Ok(())
     }
@@ -287,12 +273,17 @@ impl Vfs {
     /// open or something is mounted on it.
     pub fn unmount(&self, dir: &[u8]) -> Result<()> {
         let mut table = self.table.write();
-        let place = walk(&table, dir, true)?.existing()?;
-        let name = String::from_utf8_lossy(dir).into_owned();
-        if place.ino != place.mount.fs.root() || place.mount.covers.is_none() {
-            return Err(Error::invalid(alloc::format!("{name} is no mount point")));
-        }
-        self.take_out(&mut table, &place.mount)
+        let mount = {
+            let mut target = Target::new(&table, dir);
+            self.walk(&table, &mut target, true)?;
+            let place = target.existing()?;
+            if place.ino != place.mount.fs.root() || place.mount.covers.is_none() {
+                let name = String::from_utf8_lossy(dir);
+                return Err(Error::invalid(alloc::format!("{name} is no mount point")));
+            }
+            place.mount.clone()
+        };
+        self.take_out(&mut table, &mount)
     }
 
     fn take_out(&self, table: &mut Table, mount: &Arc<Mount>) -> Result<()> {
@@ -302,13 +293,14 @@ impl Vfs {
             let other = String::from_utf8_lossy(&other.dir);
             return Err(Error::busy(alloc::format!("{other} is mounted on it")));
         }
-        let open = mount.opened.lock().len();
+        let open = mount.inodes.open_count();
         if open > 0 {
             return Err(Error::busy(alloc::format!(
                 "{open} files of {dir} are open"
             )));
         }
         mount.fs.unmount()?;
+        mount.inodes.shrink();
         table.mounts.retain(|other| other.id != mount.id);
         Ok(())
     }
@@ -352,50 +344,103 @@ impl Vfs {
     /// The inode at a path, held until it is dropped.
     pub fn node(&self, path: &[u8], follow: bool) -> Result<Node> {
         let table = self.table.read();
-        let place = walk(&table, path, follow)?.existing()?;
-        Ok(Node::pin(place, self.clock))
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, follow)?;
+        let place = target.existing()?;
+        Ok(Node::pin(&place, self.clock))
+    }
+
+    #[inline]
+    fn walk<'t, 'p>(
+        &self,
+        table: &'t Table,
+        target: &mut Target<'t, 'p>,
+        follow_last: bool,
+    ) -> Result<()> {
+        target.walk(table, &self.names, follow_last)
+    }
+
+    /// Calls `f` with the inode at a path, which nobody can free meanwhile.
+    fn at<T>(&self, path: &[u8], follow: bool, f: impl FnOnce(Place) -> Result<T>) -> Result<T> {
+        let table = self.table.read();
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, follow)?;
+        let place = target.existing()?;
+        f(place)
+    }
+
+    /// Makes something under the name that a walk did not find, and lets the
+    /// cache of names know.
+    fn create<'t>(&self, target: &Target<'t, '_>, kind: NewKind, mode: u32) -> Result<Place<'t>> {
+        let (dir, name) = (target.dir(), target.name());
+        dir.mount.check_writable()?;
+        let now = self.now();
+        let node = NewNode { kind, mode, now };
+        let made = dir.mount.fs.create(dir.ino, name, &node);
+        let kind = kind.kind();
+        self.made(&dir, name, made.as_ref().ok().map(|&ino| (ino, kind)));
+        Ok(Place {
+            mount: dir.mount,
+            ino: made?,
+            kind,
+        })
+    }
+
+    /// Keeps what a name leads to now, or forgets it when that is not known.
+    fn made(&self, dir: &Place, name: &[u8], now: Option<(Ino, FileKind)>) {
+        match now {
+            Some(now) if dir.mount.caches_names => self.names.set(dir.dir(), name, Some(now)),
+            _ => self.names.remove(dir.dir(), name),
+        }
+    }
+
+    /// Keeps that a name is gone, or forgets it when that is not known.
+    fn removed<T>(&self, dir: &Place, name: &[u8], result: &Result<T>) {
+        match result {
+            Ok(_) if dir.mount.caches_names => self.names.set(dir.dir(), name, None),
+            _ => self.names.remove(dir.dir(), name),
+        }
+    }
+
+    /// Gives back what the caches of names and inodes hold.
+    pub fn shrink(&self) {
+        self.names.shrink();
+        for mount in &self.table.read().mounts {
+            mount.inodes.shrink();
+            mount.fs.shrink();
+        }
     }
 
     /// Opens a file.
     pub fn open(&self, path: &[u8], options: &OpenOptions) -> Result<File> {
-        let table = self.table.read();
         options.check()?;
+        let table = self.table.read();
         // A link under the last name is not followed when a new file is
         // demanded: the name is taken.
-        let target = walk(&table, path, !options.create_new)?;
-        let place = match &target.found {
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, !options.create_new)?;
+        let place = match target.found {
             Some(_) if options.create_new => return Err(exists(&target)),
-            Some(place) => place.clone(),
+            Some(place) => place,
             None if options.create || options.create_new => {
                 if target.must_be_dir {
                     return Err(Error::IsDir);
                 }
-                let dir = target.dir().clone();
-                dir.mount.check_writable()?;
-                let node = NewNode {
-                    kind: NewKind::File,
-                    mode: options.mode,
-                    now: self.now(),
-                };
-                match dir.mount.fs.create(dir.ino, &target.name, &node) {
-                    Ok(ino) => Place {
-                        mount: dir.mount,
-                        ino,
-                    },
+                match self.create(&target, NewKind::File, options.mode) {
                     // Another thread was faster.
                     Err(Error::Exists { .. }) if !options.create_new => {
-                        let ino = dir.mount.fs.lookup(dir.ino, &target.name)?;
-                        Place {
-                            mount: dir.mount,
-                            ino,
-                        }
+                        let mount = target.dir().mount;
+                        let ino = mount.fs.lookup(target.dir().ino, target.name())?;
+                        let kind = mount.fs.metadata(ino)?.kind;
+                        Place { mount, ino, kind }
                     }
-                    Err(error) => return Err(error),
+                    made => made?,
                 }
             }
-            None => return Err(not_found(&target.name)),
+            None => return Err(not_found(target.name())),
         };
-        let node = Node::pin(place, self.clock);
+        let node = Node::pin(&place, self.clock);
+        drop(target);
         drop(table);
         File::open(node, options)
     }
@@ -417,22 +462,22 @@ impl Vfs {
 
     /// What a path leads to.
     pub fn metadata(&self, path: &[u8]) -> Result<Metadata> {
-        self.node(path, true)?.metadata()
+        self.at(path, true, |place| place.metadata())
     }
 
     /// What a path leads to, the last link not followed.
     pub fn symlink_metadata(&self, path: &[u8]) -> Result<Metadata> {
-        self.node(path, false)?.metadata()
+        self.at(path, false, |place| place.metadata())
     }
 
     /// Whether a path leads to anything.
     pub fn exists(&self, path: &[u8]) -> bool {
-        self.node(path, true).is_ok()
+        self.at(path, true, |_| Ok(())).is_ok()
     }
 
     /// A symbolic link's target.
     pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
-        self.node(path, false)?.read_link()
+        self.at(path, false, |place| place.mount.fs.read_link(place.ino))
     }
 
     /// The entries of a directory.
@@ -442,34 +487,30 @@ impl Vfs {
 
     /// How full the file system is that holds a path.
     pub fn statfs(&self, path: &[u8]) -> Result<StatFs> {
-        self.node(path, true)?.statfs()
+        self.at(path, true, |place| place.mount.fs.statfs())
     }
 
     /// The path without symbolic links, `.` and `..`; it must exist.
     pub fn canonicalize(&self, path: &[u8]) -> Result<Vec<u8>> {
         let table = self.table.read();
-        let target = walk(&table, path, true)?;
-        let canonical = target.canonical();
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, true)?;
         target.existing()?;
-        Ok(canonical)
+        Ok(target.canonical())
     }
 
     /// Makes something under a new name.
     fn make(&self, path: &[u8], kind: NewKind, mode: u32) -> Result<()> {
         let table = self.table.read();
-        let target = walk(&table, path, false)?;
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, false)?;
         if target.found.is_some() {
             return Err(exists(&target));
         }
         if target.must_be_dir && !matches!(kind, NewKind::Dir) {
-            return Err(not_found(&target.name));
+            return Err(not_found(target.name()));
         }
-        let dir = target.dir();
-        dir.mount.check_writable()?;
-        let now = self.now();
-        let node = NewNode { kind, mode, now };
-        dir.mount.fs.create(dir.ino, &target.name, &node)?;
-        Ok(())
+        self.create(&target, kind, mode).map(drop)
     }
 
     /// Makes a directory.
@@ -521,118 +562,141 @@ impl Vfs {
     /// Gives a file one more name.
     pub fn hard_link(&self, existing: &[u8], path: &[u8]) -> Result<()> {
         let table = self.table.read();
-        let source = walk(&table, existing, false)?.existing()?;
-        let target = walk(&table, path, false)?;
+        let mut target = Target::new(&table, existing);
+        self.walk(&table, &mut target, false)?;
+        let source = target.existing()?;
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, false)?;
         if target.found.is_some() {
             return Err(exists(&target));
         }
         if target.must_be_dir {
-            return Err(not_found(&target.name));
+            return Err(not_found(target.name()));
         }
-        let dir = target.dir();
+        let (dir, name) = (target.dir(), target.name());
         if dir.mount.id != source.mount.id {
             return Err(Error::CrossDevice);
         }
         dir.mount.check_writable()?;
-        let fs = &dir.mount.fs;
-        fs.link(source.ino, dir.ino, &target.name, self.now())
+        let linked = dir.mount.fs.link(source.ino, dir.ino, name, self.now());
+        let now = linked.as_ref().ok().map(|()| (source.ino, source.kind));
+        self.made(&dir, name, now);
+        linked
     }
 
     /// Takes a name away from anything but a directory. A file that is open
     /// lives on until its last close.
     pub fn remove_file(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
-        let target = walk(&table, path, false)?;
-        let dir = target.dir().clone();
-        if target.name.is_empty() {
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, false)?;
+        let (dir, name) = (target.dir(), target.name());
+        if name.is_empty() {
             return Err(Error::IsDir);
         }
-        let name = target.name.clone();
         let place = target.existing()?;
-        if place.metadata()?.is_dir() {
+        if place.is_dir() {
             return Err(Error::IsDir);
         }
         dir.mount.check_writable()?;
-        place.mount.unname(place.ino, |keep| {
-            dir.mount.fs.unlink(dir.ino, &name, keep, self.now())
-        })
+        let removed = place.mount.unname(place.ino, |keep| {
+            dir.mount.fs.unlink(dir.ino, name, keep, self.now())
+        });
+        self.removed(&dir, name, &removed);
+        removed
     }
 
     /// Removes an empty directory. One that somebody reads at this moment, or
     /// on which something is mounted, is busy.
     pub fn remove_dir(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
-        let target = walk(&table, path, false)?;
-        if target.name.is_empty() {
+        let mut target = Target::new(&table, path);
+        self.walk(&table, &mut target, false)?;
+        let (dir, name) = (target.dir(), target.name());
+        if name.is_empty() {
             return Err(Error::invalid("a path that ends in `/`, `.` or `..` alone"));
         }
-        let dir = target.dir().clone();
-        let name = target.name.clone();
         let place = target.existing()?;
-        if !place.metadata()?.is_dir() {
+        if !place.is_dir() {
             return Err(Error::NotDir);
         }
-        if !Arc::ptr_eq(&place.mount, &dir.mount) {
+        if !Arc::ptr_eq(place.mount, dir.mount) {
             return Err(Error::busy("something is mounted on it"));
         }
         dir.mount.check_writable()?;
-        if place.mount.is_open(place.ino) {
+        if place.mount.inodes.is_open(place.ino) {
             return Err(Error::busy("the directory is open"));
         }
-        dir.mount.fs.rmdir(dir.ino, &name, self.now())
+        place.mount.inodes.forget(place.ino);
+        let removed = dir.mount.fs.rmdir(dir.ino, name, self.now());
+        self.removed(&dir, name, &removed);
+        removed
     }
 
     /// Renames, replacing what the new name led to if it can be replaced.
     /// Between two file systems that is an error: copy instead.
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let table = self.table.write();
-        let source = walk(&table, from, false)?;
-        let target = walk(&table, to, false)?;
-        if source.name.is_empty() || target.name.is_empty() {
+        let mut source = Target::new(&table, from);
+        self.walk(&table, &mut source, false)?;
+        let mut target = Target::new(&table, to);
+        self.walk(&table, &mut target, false)?;
+        if source.name().is_empty() || target.name().is_empty() {
             return Err(Error::busy("the root, `.` and `..` keep their names"));
         }
-        let (from_dir, from_name) = (source.dir().clone(), source.name.clone());
+        let from_dir = source.dir();
         let moved = source.existing()?;
-        let to_dir = target.dir().clone();
+        let to_dir = target.dir();
         if from_dir.mount.id != to_dir.mount.id {
             return Err(Error::CrossDevice);
         }
-        let mount = &from_dir.mount;
+        let mount = from_dir.mount;
         mount.check_writable()?;
-        let is_dir = moved.metadata()?.is_dir();
+        let is_dir = moved.is_dir();
         if moved.mount.id != mount.id {
             return Err(Error::busy("something is mounted on it"));
         }
         if target.must_be_dir && !is_dir {
             return Err(Error::NotDir);
         }
-        if is_dir && target.way.iter().any(|(place, _)| place.is(&moved)) {
+        if is_dir && target.passed(&moved) {
             return Err(Error::invalid("a directory cannot move into itself"));
         }
         if let Some(replaced) = &target.found {
             if replaced.mount.id != mount.id || table.covered(mount, replaced.ino) {
                 return Err(Error::busy("something is mounted on the new name"));
             }
-            let open = mount.is_open(replaced.ino);
-            if open && replaced.metadata()?.is_dir() && !replaced.is(&moved) {
+            let open = mount.inodes.is_open(replaced.ino);
+            if open && replaced.is_dir() && !replaced.is(&moved) {
                 return Err(Error::busy("the directory to be replaced is open"));
             }
         }
-        let from = (from_dir.ino, &from_name[..]);
-        let to = (to_dir.ino, &target.name[..]);
+        let from = (from_dir.ino, source.name());
+        let to = (to_dir.ino, target.name());
         let rename = |keep| mount.fs.rename(from, to, keep, self.now());
-        match &target.found {
+        let result = match &target.found {
             Some(replaced) => mount.unname(replaced.ino, rename),
             None => rename(false).map(drop),
+        };
+        // Two names of one inode both stay, says POSIX.
+        let same = target.found.is_some_and(|replaced| replaced.is(&moved));
+        if result.is_ok() && !same && mount.caches_names {
+            self.names.set(from_dir.dir(), from.1, None);
+            self.names
+                .set(to_dir.dir(), to.1, Some((moved.ino, moved.kind)));
+        } else {
+            self.names.remove(from_dir.dir(), from.1);
+            self.names.remove(to_dir.dir(), to.1);
         }
+        result
     }
 }
 
+#[cold]
 fn exists(target: &Target) -> Error {
-    let name = if target.name.is_empty() {
-        String::from("/")
-    } else {
-        String::from_utf8_lossy(&target.name).into_owned()
+    let name = match target.name() {
+        [] => String::from("/"),
+        name => String::from_utf8_lossy(name).into_owned(),
     };
     Error::Exists { what: name.into() }
 }

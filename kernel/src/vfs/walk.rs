@@ -4,69 +4,189 @@
 //! that it passes: `..` goes back along the way that the walk really took
 //! (after symbolic links), needs no help from the file systems, and cannot
 //! leave the root. Rules are POSIX's, with 40 links before it is a loop.
+//!
+//! A walk over names that are known (see [`super::names`]) allocates nothing,
+//! takes no lock of a file system, and writes no memory but its own stack's.
 
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 
+use super::names::{Dir, Known, Names};
 use super::tree::{Mount, Table};
 use super::{FileKind, Ino, LINKS_MAX, Metadata, NAME_MAX, PATH_MAX};
 
 /// An inode in a mount.
-#[derive(Clone)]
-pub(super) struct Place {
-    pub mount: Arc<Mount>,
+#[derive(Clone, Copy)]
+pub(super) struct Place<'t> {
+    pub mount: &'t Arc<Mount>,
     pub ino: Ino,
+    pub kind: FileKind,
 }
 
-impl Place {
+impl Place<'_> {
     pub fn is(&self, other: &Place) -> bool {
         self.mount.id == other.mount.id && self.ino == other.ino
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Dir
     }
 
     pub fn metadata(&self) -> Result<Metadata> {
         self.mount.fs.metadata(self.ino)
     }
+
+    /// As the cache of names knows it.
+    pub fn dir(&self) -> Dir {
+        Dir {
+            mount: self.mount.id,
+            ino: self.ino,
+        }
+    }
 }
 
+/// A name in one of a walk's texts, which are shorter than [`PATH_MAX`]. Small,
+/// like all that a walk keeps: it is what looking a file up costs.
+#[derive(Clone, Copy)]
+struct Name {
+    text: u16,
+    start: u16,
+    end: u16,
+}
+
+impl Name {
+    const NONE: Name = Name {
+        text: 0,
+        start: 0,
+        end: 0,
+    };
+}
+
+/// The path, and the targets of the links that were followed.
+struct Texts<'p> {
+    path: &'p [u8],
+    links: Vec<Vec<u8>>,
+}
+
+impl Texts<'_> {
+    #[inline]
+    fn get(&self, text: u16) -> &[u8] {
+        match text.checked_sub(1) {
+            None => self.path,
+            Some(link) => &self.links[usize::from(link)],
+        }
+    }
+
+    #[inline]
+    fn name(&self, name: Name) -> &[u8] {
+        &self.get(name.text)[usize::from(name.start)..usize::from(name.end)]
+    }
+}
+
+/// What is still to be walked: the rest of a text, with what comes after a
+/// link's target below it.
+struct Pending {
+    text: u16,
+    at: u16,
+    below: Vec<(u16, u16)>,
+}
+
+impl Pending {
+    /// The next name.
+    #[inline]
+    fn next(&mut self, texts: &Texts) -> Option<Name> {
+        loop {
+            let bytes = texts.get(self.text);
+            let rest = bytes.get(usize::from(self.at)..).unwrap_or_default();
+            let slashes = rest.iter().take_while(|&&byte| byte == b'/').count();
+            let rest = &rest[slashes..];
+            let len = rest.iter().take_while(|&&byte| byte != b'/').count();
+            // Texts are shorter than PATH_MAX.
+            let start = self.at + slashes as u16;
+            if len > 0 {
+                self.at = start + len as u16;
+                return Some(Name {
+                    text: self.text,
+                    start,
+                    end: self.at,
+                });
+            }
+            (self.text, self.at) = self.below.pop()?;
+        }
+    }
+
+    /// Whether no name is left.
+    #[inline]
+    fn is_empty(&self, texts: &Texts) -> bool {
+        let empty = |text, at: u16| {
+            let mut rest = texts.get(text)[usize::from(at)..].iter();
+            rest.all(|&byte| byte == b'/')
+        };
+        empty(self.text, self.at) && self.below.iter().all(|&(text, at)| empty(text, at))
+    }
+
+    /// A link's target comes next.
+    fn follow(&mut self, text: u16) {
+        self.below.push((self.text, self.at));
+        (self.text, self.at) = (text, 0);
+    }
+}
+
+type Way<'t> = SmallVec<[(Place<'t>, Name); 4]>;
+
 /// Where a walk ended.
-pub(super) struct Target {
+pub(super) struct Target<'t, 'p> {
     /// The directories passed, the root first, each with the name that led to
-    /// it; the last one holds `name`. For a path that ends in the root, `.` or
-    /// `..`, the last one is the target itself and `name` is empty.
-    pub way: Vec<(Place, Vec<u8>)>,
-    /// The last name.
-    pub name: Vec<u8>,
+    /// it; the last one holds the name. For a path that ends in the root, `.`
+    /// or `..`, the last one is the target itself and the name is empty.
+    way: Way<'t>,
+    texts: Texts<'p>,
+    name: Name,
     /// What it leads to, with mount points crossed.
-    pub found: Option<Place>,
+    pub found: Option<Place<'t>>,
     /// Whether a slash, `.` or `..` at the end demands a directory.
     pub must_be_dir: bool,
 }
 
-impl Target {
+impl<'t> Target<'t, '_> {
     /// The directory that holds (or would hold) the last name.
-    pub fn dir(&self) -> &Place {
+    pub fn dir(&self) -> Place<'t> {
         // The way always holds the root at least.
-        &self.way[self.way.len() - 1].0
+        self.way[self.way.len() - 1].0
+    }
+
+    /// The last name.
+    pub fn name(&self) -> &[u8] {
+        self.texts.name(self.name)
     }
 
     /// What was found, or that it was not.
-    pub fn existing(self) -> Result<Place> {
+    pub fn existing(&self) -> Result<Place<'t>> {
         match self.found {
             Some(place) => Ok(place),
-            None => Err(not_found(&self.name)),
+            None => Err(not_found(self.name())),
         }
+    }
+
+    /// Whether the walk passed a directory.
+    pub fn passed(&self, dir: &Place) -> bool {
+        self.way.iter().any(|(place, _)| place.is(dir))
     }
 
     /// The path without links, `.` and `..`.
     pub fn canonical(&self) -> Vec<u8> {
         let mut path = Vec::new();
-        let names = self.way.iter().skip(1).map(|(_, name)| name);
-        for name in names.chain(Some(&self.name).filter(|name| !name.is_empty())) {
-            path.push(b'/');
-            path.extend_from_slice(name);
+        let names = self.way.iter().skip(1).map(|&(_, name)| name);
+        for name in names.chain(Some(self.name)) {
+            let name = self.texts.name(name);
+            if !name.is_empty() {
+                path.push(b'/');
+                path.extend_from_slice(name);
+            }
         }
         if path.is_empty() {
             path.push(b'/');
@@ -75,115 +195,152 @@ impl Target {
     }
 }
 
+#[cold]
 pub(super) fn not_found(name: &[u8]) -> Error {
     Error::not_found(String::from_utf8_lossy(name).into_owned())
 }
 
-/// Puts a path's names onto the stack of those still to be walked.
-fn push_names(pending: &mut Vec<Vec<u8>>, path: &[u8]) {
-    let names = path.split(|&byte| byte == b'/');
-    let first = pending.len();
-    pending.extend(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec));
-    pending[first..].reverse();
-}
-
 fn demands_dir(path: &[u8]) -> bool {
-    matches!(path.rsplit(|&b| b == b'/').next(), Some(b"" | b"." | b".."))
+    matches!(
+        path,
+        [.., b'/'] | [] | b"." | b".." | [.., b'/', b'.'] | [.., b'/', b'.', b'.']
+    )
 }
 
-/// Walks a path from the root. Relative ones are meant from there too.
-pub(super) fn walk(table: &Table, path: &[u8], follow_last: bool) -> Result<Target> {
-    if path.is_empty() {
-        return Err(Error::not_found("an empty path"));
+/// What a name leads to, before mount points are crossed.
+fn look_up(names: &Names, dir: Place, name: &[u8]) -> Result<Option<(Ino, FileKind)>> {
+    let version = match names.get(dir.dir(), name) {
+        Known::Present(ino, kind) => return Ok(Some((ino, kind))),
+        Known::Absent => return Ok(None),
+        Known::Nothing(version) => version,
+    };
+    let fs = &dir.mount.fs;
+    let found = match fs.lookup(dir.ino, name) {
+        Ok(ino) => Some((ino, fs.metadata(ino)?.kind)),
+        Err(Error::NotFound { .. }) => None,
+        Err(other) => return Err(other),
+    };
+    if let Some(version) = version
+        && dir.mount.caches_names
+    {
+        names.fill(dir.dir(), name, found, version);
     }
-    if path.len() >= PATH_MAX {
-        return Err(Error::NameTooLong);
-    }
-    if path.contains(&0) {
-        return Err(Error::invalid("a path with a NUL byte"));
-    }
-    let mut way = alloc::vec![(table.root(), Vec::new())];
-    let mut pending = Vec::new();
-    push_names(&mut pending, path);
-    let mut must_be_dir = demands_dir(path);
-    let mut links = 0;
+    Ok(found)
+}
 
-    while let Some(name) = pending.pop() {
-        let last = pending.is_empty();
-        match &name[..] {
-            b"." => continue,
-            b".." => {
-                if way.len() > 1 {
-                    way.pop();
+impl<'t, 'p> Target<'t, 'p> {
+    /// Where a walk along `path` begins: at the root, also for a relative one.
+    /// (Beginning and walking are apart so that what a walk keeps stays where
+    /// it is.)
+    #[inline]
+    pub fn new(table: &'t Table, path: &'p [u8]) -> Target<'t, 'p> {
+        let mut way = Way::new();
+        way.push((table.root(), Name::NONE));
+        Target {
+            way,
+            texts: Texts {
+                path,
+                links: Vec::new(),
+            },
+            name: Name::NONE,
+            found: None,
+            must_be_dir: false,
+        }
+    }
+
+    /// Walks the whole path.
+    pub fn walk(&mut self, table: &'t Table, names: &Names, follow_last: bool) -> Result<()> {
+        let path = self.texts.path;
+        if path.is_empty() {
+            return Err(Error::not_found("an empty path"));
+        }
+        if path.len() >= PATH_MAX {
+            return Err(Error::NameTooLong);
+        }
+        if path.contains(&0) {
+            return Err(Error::invalid("a path with a NUL byte"));
+        }
+        let mut pending = Pending {
+            text: 0,
+            at: 0,
+            below: Vec::new(),
+        };
+        self.must_be_dir = demands_dir(path);
+
+        while let Some(name) = pending.next(&self.texts) {
+            let bytes = self.texts.name(name);
+            match bytes {
+                b"." => continue,
+                b".." => {
+                    if self.way.len() > 1 {
+                        self.way.pop();
+                    }
+                    continue;
                 }
+                _ if bytes.len() > NAME_MAX => return Err(Error::NameTooLong),
+                _ => {}
+            }
+            let last = pending.is_empty(&self.texts);
+            let dir = self.dir();
+            let Some((ino, kind)) = look_up(names, dir, bytes)? else {
+                if !last {
+                    return Err(not_found(bytes));
+                }
+                self.name = name;
+                return Ok(());
+            };
+            let mount = dir.mount;
+            let place = table.cross(Place { mount, ino, kind });
+            if place.kind == FileKind::Symlink && (!last || follow_last || self.must_be_dir) {
+                self.follow(&place, name, last, &mut pending)?;
                 continue;
             }
-            _ if name.len() > NAME_MAX => return Err(Error::NameTooLong),
-            _ => {}
-        }
-        let dir = &way[way.len() - 1].0;
-        let ino = match dir.mount.fs.lookup(dir.ino, &name) {
-            Ok(ino) => ino,
-            Err(Error::NotFound { .. }) if last => {
-                return Ok(Target {
-                    way,
-                    name,
-                    found: None,
-                    must_be_dir,
-                });
-            }
-            Err(Error::NotFound { .. }) => return Err(not_found(&name)),
-            Err(other) => return Err(other),
-        };
-        let below = Place {
-            mount: dir.mount.clone(),
-            ino,
-        };
-        let place = table.cross(below);
-        let kind = place.metadata()?.kind;
-        if kind == FileKind::Symlink && (!last || follow_last || must_be_dir) {
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(Error::Loop);
-            }
-            let target = place.mount.fs.read_link(place.ino)?;
-            if target.is_empty() || target.contains(&0) {
-                return Err(not_found(&name));
-            }
-            if target.len() >= PATH_MAX {
-                return Err(Error::NameTooLong);
-            }
-            if target[0] == b'/' {
-                way.truncate(1);
-            }
             if last {
-                must_be_dir |= demands_dir(&target);
+                if self.must_be_dir && !place.is_dir() {
+                    return Err(Error::NotDir);
+                }
+                self.name = name;
+                self.found = Some(place);
+                return Ok(());
             }
-            push_names(&mut pending, &target);
-            continue;
-        }
-        if last {
-            if must_be_dir && kind != FileKind::Dir {
+            if !place.is_dir() {
                 return Err(Error::NotDir);
             }
-            return Ok(Target {
-                way,
-                name,
-                found: Some(place),
-                must_be_dir,
-            });
+            self.way.push((place, name));
         }
-        if kind != FileKind::Dir {
-            return Err(Error::NotDir);
-        }
-        way.push((place, name));
+        // The path ended in the root, `.` or `..`.
+        self.found = Some(self.dir());
+        self.must_be_dir = true;
+        Ok(())
     }
-    // The path ended in the root, `.` or `..`.
-    let here = way[way.len() - 1].0.clone();
-    Ok(Target {
-        way,
-        name: Vec::new(),
-        found: Some(here),
-        must_be_dir: true,
-    })
+
+    #[cold]
+    fn follow(
+        &mut self,
+        link: &Place,
+        name: Name,
+        last: bool,
+        pending: &mut Pending,
+    ) -> Result<()> {
+        if self.texts.links.len() >= LINKS_MAX {
+            return Err(Error::Loop);
+        }
+        let target = link.mount.fs.read_link(link.ino)?;
+        if target.is_empty() || target.contains(&0) {
+            return Err(not_found(self.texts.name(name)));
+        }
+        if target.len() >= PATH_MAX {
+            return Err(Error::NameTooLong);
+        }
+        if target[0] == b'/' {
+            self.way.truncate(1);
+        }
+        if last {
+            self.must_be_dir |= demands_dir(&target);
+        }
+        self.texts.links.push(target);
+        // 40 of them at most.
+        pending.follow(self.texts.links.len() as u16);
+        Ok(())
+    }
 }
