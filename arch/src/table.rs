@@ -116,6 +116,78 @@ pub struct Leaf {
     pub dirty: bool,
 }
 
+/// Leaves of one size, neighbours in addresses as in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeafRun {
+    /// Where the first is mapped.
+    pub va: VirtAddr,
+    /// Where its page lies.
+    pub pa: PhysAddr,
+    /// What each covers.
+    pub size: PageSize,
+    /// How many.
+    pub count: u64,
+}
+
+impl LeafRun {
+    /// No leaf.
+    pub const NONE: LeafRun = LeafRun {
+        va: VirtAddr(0),
+        pa: PhysAddr(0),
+        size: PageSize::Size4K,
+        count: 0,
+    };
+
+    fn goes_on(&self, va: VirtAddr, pa: PhysAddr, size: PageSize) -> bool {
+        let bytes = self.count * self.size.bytes();
+        self.size == size && self.pa.0 + bytes == pa.0 && self.va.0 + bytes == va.0
+    }
+}
+
+/// Room for runs of leaves.
+pub struct LeafRuns<'a> {
+    room: &'a mut [LeafRun],
+    len: usize,
+}
+
+impl<'a> LeafRuns<'a> {
+    /// No run yet; at most as many as `room`, which is not empty.
+    pub fn new(room: &'a mut [LeafRun]) -> Self {
+        LeafRuns { room, len: 0 }
+    }
+
+    /// The runs.
+    pub fn iter(&self) -> impl Iterator<Item = &LeafRun> {
+        self.room.iter().take(self.len)
+    }
+
+    /// Puts a run back that [`take_last`](Self::take_last) took, longer now.
+    fn push(&mut self, run: LeafRun) {
+        if run.count == 0 {
+            return;
+        }
+        if let Some(slot) = self.room.get_mut(self.len) {
+            *slot = run;
+            self.len += 1;
+        }
+    }
+
+    /// The last run, to go on with.
+    fn take_last(&mut self) -> LeafRun {
+        match self.len.checked_sub(1).and_then(|last| self.room.get(last)) {
+            Some(run) => {
+                self.len -= 1;
+                *run
+            }
+            None => LeafRun::NONE,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.len < self.room.len()
+    }
+}
+
 /// An entry, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
@@ -443,6 +515,146 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
                 Entry::Table(_) => {}
             }
             va = next;
+        }
+    }
+
+    /// Takes away the leaves in `range`, of which none sticks out, for as long
+    /// as `runs` has room, and says where to go on. Tables that lie wholly in
+    /// the range go with them; others stay, even without a leaf: whoever maps
+    /// there next needs them again.
+    pub fn unmap_runs(
+        &mut self,
+        range: Range<VirtAddr>,
+        runs: &mut LeafRuns<'_>,
+    ) -> Result<VirtAddr, MapError> {
+        let page = PageSize::Size4K.bytes();
+        if !range.start.is_aligned(page) || !range.end.is_aligned(page) {
+            return Err(MapError::Misaligned);
+        }
+        if range.start >= range.end {
+            return Ok(range.end);
+        }
+        check_range(range.start, range.end - range.start)?;
+        let end = self.unmap_runs_level(self.root, TOP, range.start.0..range.end.0, runs)?;
+        Ok(VirtAddr(end))
+    }
+
+    fn unmap_runs_level(
+        &mut self,
+        table: PhysAddr,
+        level: u32,
+        range: Range<u64>,
+        runs: &mut LeafRuns<'_>,
+    ) -> Result<u64, MapError> {
+        if level == 0 {
+            return Ok(self.unmap_small_runs(table, range, runs));
+        }
+        let mut va = range.start;
+        while va < range.end {
+            let next = next_entry(va, level);
+            let whole = va & ((1 << shift(level)) - 1) == 0 && next <= range.end;
+            let entry = self.entry(table, index(VirtAddr(va), level));
+            match E::decode(entry.load(Ordering::Relaxed), size_at(level)) {
+                Entry::Empty => {}
+                Entry::Leaf(_) if !whole => return Err(MapError::Misaligned),
+                Entry::Leaf(leaf) => {
+                    let mut run = runs.take_last();
+                    if !run.goes_on(VirtAddr(va), leaf.pa, leaf.size) {
+                        runs.push(run);
+                        if !runs.has_room() {
+                            return Ok(va);
+                        }
+                        run = LeafRun {
+                            va: VirtAddr(va),
+                            pa: leaf.pa,
+                            size: leaf.size,
+                            count: 0,
+                        };
+                    }
+                    entry.store(0, Ordering::Relaxed);
+                    run.count += 1;
+                    runs.push(run);
+                }
+                Entry::Table(child) => {
+                    let part_end = next.min(range.end);
+                    let at = self.unmap_runs_level(child, level - 1, va..part_end, runs)?;
+                    if at < part_end {
+                        return Ok(at);
+                    }
+                    if whole {
+                        self.entry(table, index(VirtAddr(va), level))
+                            .store(0, Ordering::Relaxed);
+                        self.memory.free(child);
+                    }
+                }
+            }
+            va = next;
+        }
+        Ok(range.end)
+    }
+
+    /// The last level of [`unmap_runs`](Self::unmap_runs): most of the work of
+    /// unmapping. Plain stores: nobody asks for the marks of these leaves, and
+    /// the CPU sets a mark only in an entry that is still there.
+    fn unmap_small_runs(&self, table: PhysAddr, range: Range<u64>, runs: &mut LeafRuns<'_>) -> u64 {
+        let page = PageSize::Size4K.bytes();
+        let mut run = runs.take_last();
+        let mut expected = PhysAddr(u64::MAX);
+        if run.size == PageSize::Size4K && run.va.0 + run.count * page == range.start {
+            expected = PhysAddr(run.pa.0 + run.count * page);
+        }
+        let first = index(VirtAddr(range.start), 0);
+        // SAFETY: as in `entry`.
+        let table: &RawTable = unsafe { &*self.memory.ptr(table) };
+        let mut va = range.start;
+        for entry in table.iter().skip(first) {
+            if va >= range.end {
+                break;
+            }
+            let value = entry.load(Ordering::Relaxed);
+            match E::decode(value, Some(PageSize::Size4K)) {
+                Entry::Leaf(leaf) if leaf.pa == expected => {
+                    run.count += 1;
+                    expected.0 += page;
+                    entry.store(0, Ordering::Relaxed);
+                }
+                Entry::Leaf(leaf) => {
+                    runs.push(run);
+                    run = LeafRun::NONE;
+                    if !runs.has_room() {
+                        return va;
+                    }
+                    entry.store(0, Ordering::Relaxed);
+                    run = LeafRun {
+                        va: VirtAddr(va),
+                        pa: leaf.pa,
+                        count: 1,
+                        ..run
+                    };
+                    expected = PhysAddr(leaf.pa.0 + page);
+                }
+                _ => expected = PhysAddr(u64::MAX),
+            }
+            va += page;
+        }
+        runs.push(run);
+        range.end
+    }
+
+    /// Lets stores through the leaf that covers `va`; the leaf as it was. No
+    /// flush is needed for more rights than before, but a CPU may fault once
+    /// more by what it remembers.
+    pub fn allow_write(&mut self, va: VirtAddr) -> Result<Leaf, MapError> {
+        let (table, level) = self.find(va).ok_or(MapError::NotMapped(va))?;
+        let entry = self.entry(table, index(va, level));
+        let value = entry.load(Ordering::Relaxed);
+        match E::decode(value, size_at(level)) {
+            Entry::Leaf(leaf) => {
+                let attrs = leaf.attrs.with_write(true);
+                replace(entry, value, |old| reattributed::<E>(old, leaf, attrs));
+                Ok(leaf)
+            }
+            _ => Err(MapError::NotMapped(va)),
         }
     }
 

@@ -1,10 +1,10 @@
-//! A file as DAX sees it: entries, range locks, mappings.
+//! A file as DAX sees it: its entries and their locks, its mappings, and what
+//! of its extents DAX remembers.
 
-use super::entry::{Dirty, Entries, Entry};
+use super::entry::{Entries, Entry};
 use super::mapping::Inner;
-use super::range::{RangeGuard, RangeLocks};
-use super::stat::{add, fall_back};
-use super::{Fallback, zero};
+use super::range::{EntryGuard, RangeGuard, RangeLocks};
+use super::tree::{BLOCKS, Chunk, Slot};
 use crate::error::{Error, Result};
 use crate::memmap::{FolioId, FolioInfo, OwnerId, Pgmap};
 use crate::sync::{Mutex, SpinLock};
@@ -15,7 +15,8 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::Range;
-use quire_arch::{PageSize, PhysAddr};
+use core::sync::atomic::{AtomicBool, Ordering};
+use quire_arch::PhysAddr;
 use quire_fs::{Ino, MediaError, Pmem};
 
 /// A run of a file's blocks, all alike.
@@ -64,7 +65,7 @@ pub trait Extents: Send + Sync {
 
 /// The memory that a file's blocks are on.
 pub struct Device {
-    map: Arc<Pgmap>,
+    pub(super) map: Arc<Pgmap>,
     pmem: Arc<dyn Pmem + Send + Sync>,
 }
 
@@ -88,7 +89,12 @@ impl Device {
         folio.phys() - self.map.base()
     }
 
-    fn phys(&self, offset: u64) -> Result<PhysAddr> {
+    /// Byte offset in the namespace of a frame.
+    pub(super) fn offset_of(&self, page: u64) -> u64 {
+        (page << 12).saturating_sub(self.map.base().as_u64())
+    }
+
+    pub(super) fn phys(&self, offset: u64) -> Result<PhysAddr> {
         if offset >= self.map.len() || !offset.is_multiple_of(4096) {
             return Err(Error::Corrupt {
                 what: "block address beyond the device".into(),
@@ -101,13 +107,53 @@ impl Device {
 
 /// A file whose memory can be mapped.
 pub struct File {
-    owner: OwnerId,
+    pub(super) owner: OwnerId,
     ino: Ino,
     pub(super) device: Arc<Device>,
     pub(super) extents: Arc<dyn Extents>,
-    pub(super) locks: RangeLocks,
-    pub(super) entries: Mutex<Entries>,
-    pub(super) mappings: Mutex<Vec<Weak<Inner>>>,
+    /// The entries, and who has which of them locked.
+    pub(super) locks: RangeLocks<Entries>,
+    mappings: Mutex<Vec<Weak<Inner>>>,
+    remembered: SpinLock<Remembered>,
+    /// One at a time writes back: a second one must not return before the
+    /// marks that the first has taken are on the media.
+    pub(super) writing_back: Mutex<()>,
+    /// The file system knows of a store since the last write-back.
+    told: AtomicBool,
+}
+
+/// A run of blocks that are data, inside of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DataRun {
+    /// First block.
+    pub start: u64,
+    /// Block after the last.
+    pub end: u64,
+    /// Frame of the first block.
+    pub page: u64,
+}
+
+impl DataRun {
+    /// The frame of `block` if the run has it.
+    pub(super) fn page_of(&self, block: u64) -> Option<u64> {
+        (self.start <= block && block < self.end).then(|| self.page + (block - self.start))
+    }
+
+    /// Whether it has all of `blocks`.
+    pub(super) fn has(&self, blocks: &Range<u64>) -> bool {
+        self.start <= blocks.start && blocks.end <= self.end
+    }
+}
+
+/// The run that was looked up last. Data blocks change their place, or leave
+/// the file, only under a lease: its end makes this forget, and what was asked
+/// of the file system before that is not remembered after it.
+#[derive(Default)]
+struct Remembered {
+    generation: u64,
+    run: Option<DataRun>,
+    /// A window of 1 GiB that is no 1 GiB of memory.
+    not_huge: Option<u64>,
 }
 
 /// Files by owner, so that a folio's owner can be named.
@@ -137,6 +183,34 @@ pub(super) fn media(error: MediaError) -> Error {
     }
 }
 
+/// The blocks of an entry, locked.
+pub(super) struct Entered<'a> {
+    hold: Hold<'a>,
+    /// First block of the entry.
+    pub first: u64,
+    /// What it is.
+    pub slot: Slot,
+}
+
+enum Hold<'a> {
+    Chunk(&'a Chunk, EntryGuard<'a, Entries>),
+    /// A 1 GiB entry.
+    Huge {
+        _range: RangeGuard<'a, Entries>,
+    },
+}
+
+impl Entered<'_> {
+    /// The chunk, and whether all of its blocks are the caller's; `None` for a
+    /// 1 GiB entry.
+    pub(super) fn chunk(&self) -> Option<(&Chunk, bool)> {
+        match &self.hold {
+            Hold::Chunk(chunk, guard) => Some((chunk, guard.alone)),
+            Hold::Huge { .. } => None,
+        }
+    }
+}
+
 impl File {
     /// The file `ino` on `device`. One for each inode at a time: two would
     /// claim the same folios.
@@ -155,8 +229,10 @@ impl File {
                 device,
                 extents,
                 locks: RangeLocks::default(),
-                entries: Mutex::new(Entries::default()),
                 mappings: Mutex::new(Vec::new()),
+                remembered: SpinLock::default(),
+                writing_back: Mutex::new(()),
+                told: AtomicBool::new(false),
             }
         })
     }
@@ -181,275 +257,177 @@ impl File {
         self.mappings.lock().iter().any(|m| m.strong_count() > 0)
     }
 
+    /// The entries.
+    #[inline]
+    pub(super) fn entries(&self) -> &Entries {
+        &self.locks.entries
+    }
+
     /// The entry that covers a block, and its first block.
     pub fn entry(&self, block: u64) -> (u64, Entry) {
-        self.entries
-            .lock()
-            .find(block)
-            .map_or((block, Entry::Empty), |(at, entry)| (at, entry.clone()))
+        self.entries().entry(block)
     }
 
     /// The folio at a byte offset, if DAX has met it.
     pub fn folio_at(&self, offset: u64) -> Option<FolioInfo> {
-        match self.entry(offset >> 12).1 {
-            Entry::Mapped { folio, .. } => self.device.map.info(folio.page),
+        match self.entries().slot(offset >> 12).1 {
+            Slot::Mapped(folio) => self.device.map.info(folio.page),
             _ => None,
         }
     }
 
-    pub(super) fn live_mappings(&self) -> Vec<Arc<Inner>> {
-        let mut all = self.mappings.lock();
-        all.retain(|mapping| mapping.strong_count() > 0);
-        all.iter().filter_map(Weak::upgrade).collect()
+    pub(super) fn add_mapping(&self, mapping: &Arc<Inner>) {
+        self.mappings.lock().push(Arc::downgrade(mapping));
     }
 
-    /// Locks the range that an access to `block` enters: the entry that is
-    /// there, or, where nothing is, the window of the largest size up to
-    /// `want` in which nothing is.
-    pub(super) fn lock_for(&self, block: u64, want: PageSize) -> RangeGuard<'_> {
+    pub(super) fn remove_mapping(&self, mapping: &Arc<Inner>) {
+        let gone = Arc::as_ptr(mapping);
+        self.mappings.lock().retain(|m| m.as_ptr() != gone);
+    }
+
+    /// Calls `visit` with each mapping of the file.
+    pub(super) fn for_each_mapping(&self, mut visit: impl FnMut(&Inner)) {
+        for mapping in self.mappings.lock().iter() {
+            if let Some(mapping) = mapping.upgrade() {
+                visit(&mapping);
+            }
+        }
+    }
+
+    /// Locks the entry that covers `block`: the one that is there, or the
+    /// chunk that it would stand in.
+    #[inline]
+    pub(super) fn enter(&self, block: u64) -> Result<Entered<'_>> {
         loop {
-            let guard = self.locks.lock(|| self.window(block, want, false));
-            // What is there may have changed before the lock was had; since
-            // then only this thread changes it.
-            if self.window(block, want, true) == guard.range() {
-                return guard;
+            if self.entries().huge(block).is_some() {
+                match self.enter_huge(block) {
+                    Some(entered) => return Ok(entered),
+                    None => continue,
+                }
             }
-        }
-    }
-
-    fn window(&self, block: u64, want: PageSize, count: bool) -> Range<u64> {
-        let entries = self.entries.lock();
-        if let Some((first, entry)) = entries.find(block) {
-            return first..first + entry.pages();
-        }
-        for size in PageSize::LARGEST_FIRST {
-            if size > want {
+            let chunk = self.entries().chunk(block).ok_or(Error::NoMemory)?;
+            let page = block % BLOCKS;
+            let first = block - page;
+            let guard =
+                self.locks
+                    .enter(&chunk.lock, first..first + BLOCKS, || match chunk.large() {
+                        Slot::Empty => block..block + 1,
+                        _ => first..first + BLOCKS,
+                    });
+            // One that was made meanwhile needs a range, not the chunk.
+            if self.entries().huge(block).is_some() {
                 continue;
             }
-            let first = block & !(size.pages() - 1);
-            let range = first..first + size.pages();
-            if entries.overlapping(range.clone()).next().is_none() {
-                return range;
-            }
-            if count {
-                fall_back(Fallback::Entries);
-            }
-        }
-        block..block + 1
-    }
-
-    /// The entry for an access to `block`, made if there is none. The caller
-    /// holds `guard` over it.
-    ///
-    /// A write on a hole allocates; a read of one gets a zero entry.
-    pub(super) fn resolve(
-        &self,
-        guard: &RangeGuard<'_>,
-        block: u64,
-        write: bool,
-    ) -> Result<(u64, Entry)> {
-        let (first, entry) = self.entry(block);
-        match entry {
-            Entry::Mapped { .. } => return Ok((first, entry)),
-            Entry::Zero(_) if !write => return Ok((first, entry)),
-            Entry::Zero(size) => {
-                // R23: the zero page goes from everywhere before the data
-                // appears anywhere.
-                self.unmap_blocks(first..first + size.pages());
-                self.entries.lock().remove(first);
-            }
-            Entry::Empty => {}
-        }
-        let locked = guard.range();
-        let mut found = None;
-        for size in PageSize::LARGEST_FIRST {
-            let first = block & !(size.pages() - 1);
-            if first < locked.start || first + size.pages() > locked.end {
-                continue;
-            }
-            match self.try_resolve(first, block, size, write)? {
-                Ok(entry) => {
-                    found = Some((first, entry));
-                    break;
-                }
-                Err(reason) => fall_back(reason),
-            }
-        }
-        let (first, entry) = found.ok_or_else(|| Error::Corrupt {
-            what: "extent of a mapped file".into(),
-            at: block,
-        })?;
-        self.entries.lock().insert(first, entry.clone());
-        Ok((first, entry))
-    }
-
-    /// One size's attempt: the entry, or why it can't be of that size.
-    fn try_resolve(
-        &self,
-        first: u64,
-        block: u64,
-        size: PageSize,
-        write: bool,
-    ) -> Result<Result<Entry, Fallback>> {
-        let pages = size.pages();
-        let mut extent = self.extents.extent(first, pages)?;
-        if extent.len < pages {
-            if size != PageSize::Size4K {
-                return Ok(Err(Fallback::Extent));
-            }
-            return Err(Error::Corrupt {
-                what: "empty extent of a file".into(),
-                at: block,
+            let (page, slot) = chunk.find(page);
+            return Ok(Entered {
+                hold: Hold::Chunk(chunk, guard),
+                first: first + page,
+                slot,
             });
         }
-        let is_data = |extent: &Extent| matches!(extent.kind, ExtentKind::Mapped { .. });
-        if !is_data(&extent) {
-            if !write {
-                let zero = zero::page(size).map(|_| Entry::Zero(size));
-                return match (zero, size) {
-                    (Some(entry), _) => Ok(Ok(entry)),
-                    (None, PageSize::Size4K) => Err(Error::NoMemory),
-                    (None, _) => Ok(Err(Fallback::Zero)),
-                };
-            }
-            if size == PageSize::Size1G {
-                // A store of one byte doesn't allocate a gigabyte.
-                return Ok(Err(Fallback::Extent));
-            }
-            // What lies beyond the end of the file is not allocated for it.
-            if first + pages > blocks_of(self.extents.size()) && size != PageSize::Size4K {
-                return Ok(Err(Fallback::EndOfFile));
-            }
-            extent = self.extents.allocate(first, pages)?;
-            add::allocated(extent.len.min(pages));
-        }
-        let ExtentKind::Mapped { offset } = extent.kind else {
-            return Err(Error::Corrupt {
-                what: "block that was just allocated".into(),
-                at: block,
-            });
-        };
-        if extent.len < pages {
-            return Ok(Err(Fallback::Extent));
-        }
-        let phys = self.device.phys(offset)?;
-        if !phys.is_aligned(size.bytes()) {
-            return Ok(Err(Fallback::Alignment));
-        }
-        let folio = FolioId::containing(phys, size);
-        match self.device.map.associate(folio, self.owner, first) {
-            Ok(()) => Ok(Ok(Entry::Mapped {
-                folio,
-                dirty: Dirty::Clean,
-            })),
-            Err(Error::NoMemory) if size != PageSize::Size4K => Ok(Err(Fallback::Memory)),
-            Err(error) => Err(error),
+    }
+
+    #[cold]
+    fn enter_huge(&self, block: u64) -> Option<Entered<'_>> {
+        let guard = self.locks.lock(|| self.entries().cover(block..block + 1));
+        let folio = self.entries().huge(block)?;
+        Some(Entered {
+            first: block & !(folio.size.pages() - 1),
+            slot: Slot::Mapped(folio),
+            hold: Hold::Huge { _range: guard },
+        })
+    }
+
+    /// The data run that has `block`, as remembered.
+    #[inline]
+    pub(super) fn remembered(&self, block: u64) -> Option<DataRun> {
+        let run = self.remembered.lock().run?;
+        run.page_of(block).map(|_| run)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.remembered.lock().generation
+    }
+
+    /// Remembers a run that was looked up after `generation` was read.
+    pub(super) fn remember(&self, generation: u64, run: DataRun) {
+        let mut remembered = self.remembered.lock();
+        if remembered.generation == generation {
+            remembered.run = Some(run);
         }
     }
 
-    /// Marks blocks of one entry as stored to. The caller holds its range.
-    pub(super) fn mark_dirty(&self, blocks: Range<u64>) {
-        let first_store = {
-            let mut entries = self.entries.lock();
-            match entries.find_mut(blocks.start) {
-                Some((first, Entry::Mapped { folio, dirty })) => {
-                    let clean = *dirty == Dirty::Clean;
-                    dirty.mark(blocks.start - first..blocks.end - first, folio.size.pages());
-                    clean
-                }
-                _ => false,
-            }
+    /// Remembers that the window at `first` is no 1 GiB of memory; asked
+    /// without one, whether that is known.
+    pub(super) fn not_huge(&self, first: u64, learned: Option<u64>) -> bool {
+        let mut remembered = self.remembered.lock();
+        if learned == Some(remembered.generation) {
+            remembered.not_huge = Some(first);
+        }
+        remembered.not_huge == Some(first)
+    }
+
+    /// Forgets the file's extents: a lease ends.
+    pub(super) fn forget_extents(&self) {
+        let mut remembered = self.remembered.lock();
+        *remembered = Remembered {
+            generation: remembered.generation.wrapping_add(1),
+            ..Remembered::default()
         };
-        if first_store {
+    }
+
+    /// Marks blocks of one entry as stored to, through a leaf of which they
+    /// are all (`leaf`) or by a copy. The caller has the entry locked.
+    #[inline]
+    pub(super) fn mark_dirty(&self, entered: &Entered<'_>, blocks: Range<u64>, leaf: bool) {
+        match entered.chunk() {
+            Some((chunk, _)) => {
+                let first = blocks.start - blocks.start % BLOCKS;
+                if blocks.end - blocks.start == 1 {
+                    chunk.mark_page(blocks.start - first);
+                } else {
+                    chunk.mark(blocks.start - first..blocks.end - first);
+                }
+                if leaf {
+                    chunk.set_writable(true);
+                }
+            }
+            None => self.entries().mark(blocks),
+        }
+        self.tell();
+    }
+
+    /// Tells the file system of the first store since the last write-back.
+    #[inline]
+    fn tell(&self) {
+        // Relaxed: the entry's lock orders it; twice does no harm.
+        if !self.told.load(Ordering::Relaxed) {
+            self.told.store(true, Ordering::Relaxed);
             self.extents.dirtied();
         }
+    }
+
+    /// The next store is told of.
+    pub(super) fn tell_again(&self) {
+        self.told.store(false, Ordering::Relaxed);
     }
 
     /// Takes the leaves of whole entries out of every mapping (R7): clear,
     /// shoot down, drop.
     pub(super) fn unmap_blocks(&self, blocks: Range<u64>) {
-        for mapping in self.live_mappings() {
-            mapping.unmap_blocks(blocks.clone());
-        }
-    }
-
-    /// Writes back what is dirty in `blocks` (R30 to R32): each dirty entry's
-    /// leaves are made read-only again, so that the next store is seen; its
-    /// dirty pages' lines are written back; then one fence and one drain.
-    ///
-    /// An entry that somebody has pinned stays dirty: a device may go on
-    /// storing to it without a fault.
-    pub fn sync(&self, blocks: Range<u64>) -> Result<()> {
-        let dirty: Vec<u64> = self
-            .entries
-            .lock()
-            .overlapping(blocks)
-            .filter(
-                |(_, entry)| matches!(entry, Entry::Mapped { dirty, .. } if *dirty != Dirty::Clean),
-            )
-            .map(|(first, _)| first)
-            .collect();
-        for block in dirty {
-            let guard = self
-                .locks
-                .lock(|| self.entries.lock().cover(block..block + 1));
-            self.clean(&guard, block);
-        }
-        self.device.pmem().fence();
-        self.device.pmem().drain().map_err(media)
-    }
-
-    /// Writes one entry back; the caller holds its range.
-    pub(super) fn clean(&self, guard: &RangeGuard<'_>, block: u64) {
-        let (first, entry) = self.entry(block);
-        let Entry::Mapped { folio, dirty } = entry else {
-            return;
-        };
-        if dirty == Dirty::Clean || !guard.range().contains(&first) {
-            return;
-        }
-        for mapping in self.live_mappings() {
-            mapping.write_protect(first..first + folio.size.pages());
-        }
-        let base = self.device.offset(folio);
-        let line = quire_arch::cache::line_size().max(1) as u64;
-        for run in dirty.runs(folio.size.pages()) {
-            let len = (run.end - run.start) << 12;
-            self.device.pmem().write_back(base + (run.start << 12), len);
-            add::lines_flushed(len / line);
-        }
-        let pinned = self
-            .device
-            .map
-            .info(folio.page)
-            .is_some_and(|info| info.pins > 0);
-        if !pinned
-            && let Some((_, Entry::Mapped { dirty, .. })) = self.entries.lock().find_mut(first)
-        {
-            *dirty = Dirty::Clean;
-        }
-        add::entries_cleaned(1);
+        self.for_each_mapping(|mapping| mapping.unmap_blocks(blocks.clone()));
     }
 
     /// Takes zero pages out of `blocks` and keeps faults away until the guard
     /// is dropped: for a write by call over holes (R29), so that mappings see
     /// the data.
     pub fn before_write(&self, blocks: Range<u64>) -> WriteGuard<'_> {
-        let guard = self
-            .locks
-            .lock(|| self.entries.lock().cover(blocks.clone()));
-        let zeros: Vec<(u64, PageSize)> = self
-            .entries
-            .lock()
-            .overlapping(guard.range())
-            .filter_map(|(first, entry)| match entry {
-                Entry::Zero(size) => Some((first, *size)),
-                _ => None,
-            })
-            .collect();
-        for (first, size) in zeros {
-            self.unmap_blocks(first..first + size.pages());
-            self.entries.lock().remove(first);
+        let guard = self.locks.lock(|| self.entries().cover(blocks.clone()));
+        if self.entries().has_zeros() {
+            for run in self.entries().zero_runs(guard.range()) {
+                self.unmap_blocks(run.clone());
+                self.entries().remove_zeros(run);
+            }
         }
         WriteGuard { _guard: guard }
     }
@@ -457,35 +435,21 @@ impl File {
 
 /// Faults in a range wait until this is dropped.
 pub struct WriteGuard<'a> {
-    _guard: RangeGuard<'a>,
+    _guard: RangeGuard<'a, Entries>,
 }
 
 impl Drop for File {
     fn drop(&mut self) {
         // No mapping and no pin is left: each keeps the file.
-        let entries = core::mem::take(&mut *self.entries.lock());
-        let mut flushed = false;
-        for (_, entry) in entries.overlapping(0..u64::MAX) {
-            let Entry::Mapped { folio, dirty } = entry else {
-                continue;
-            };
-            let base = self.device.offset(*folio);
-            for run in dirty.runs(folio.size.pages()) {
-                let len = (run.end - run.start) << 12;
-                self.device.pmem().write_back(base + (run.start << 12), len);
-                flushed = true;
-            }
-            if let Err(error) = self.device.map.disassociate(*folio) {
+        if let Err(error) = self.write_back_rest() {
+            log::error!("dax: {}: {error}", self.extents.describe());
+        }
+        for run in self.entries().runs(0..u64::MAX) {
+            if let Err(error) = self.device.map.disassociate_run(run.folio, run.count) {
                 log::error!(
                     "dax: {} leaves a folio behind: {error}",
                     self.extents.describe()
                 );
-            }
-        }
-        if flushed {
-            self.device.pmem().fence();
-            if let Err(error) = self.device.pmem().drain() {
-                log::error!("dax: {}: {error}", self.extents.describe());
             }
         }
         OWNERS.lock().1.remove(&self.owner.0.get());

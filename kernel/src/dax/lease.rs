@@ -8,16 +8,17 @@
 //! as long as it was told, and then names them.
 //!
 //! Only what the lease covers is broken: entries that stick out are split, and
-//! what survives keeps its dirty marks. Dirty bytes inside are written back
-//! before their entry goes, because the file system may still fail to free
-//! them (gap 1).
+//! what survives keeps its dirty marks. Dirty bytes inside are remembered by the
+//! lease: if the file system has not freed them when it ends, they are written
+//! back then (gap 1); if it has, nobody waits for their lines.
 
-use super::entry::{Dirty, Entry};
-use super::file::File;
+use super::entry::{DirtyRun, Entries, Run, push_dirty};
+use super::file::{ExtentKind, File, blocks_of};
 use super::range::RangeGuard;
 use super::stat::add;
+use super::tree::Slot;
 use crate::error::{Error, Result};
-use crate::memmap::{self, FolioId};
+use crate::memmap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Lease {
     file: Arc<File>,
     key: u64,
     blocks: Range<u64>,
+    /// What was dirty in it.
+    dirty: Vec<DirtyRun>,
 }
 
 impl Lease {
@@ -54,6 +57,10 @@ unsafe impl LayoutLease for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.file.forget_extents();
+        if !self.dirty.is_empty() {
+            self.file.write_back_survivors(&self.dirty);
+        }
         self.file.locks.release(self.key);
     }
 }
@@ -83,7 +90,7 @@ impl File {
             Wait::Until(at) => Some(at),
             Wait::Forever => None,
         };
-        let cover = || self.entries.lock().cover(blocks.clone());
+        let cover = || self.entries().cover(blocks.clone());
         let guard = loop {
             let Some(guard) = self.lock_range(wait, deadline, &cover) else {
                 add::leases_busy(1);
@@ -96,12 +103,13 @@ impl File {
         // Even if nothing maps the file now, pins may be there (R35).
         self.unmap_blocks(guard.range());
         self.wait_unpinned(&guard, wait)?;
-        self.remove_entries(&guard, blocks.clone())?;
+        let dirty = self.remove_entries(blocks.clone())?;
         add::leases(1);
         Ok(Lease {
             file: self.clone(),
             key: guard.keep(),
             blocks,
+            dirty,
         })
     }
 
@@ -110,7 +118,7 @@ impl File {
         wait: Wait,
         deadline: Option<u64>,
         cover: &dyn Fn() -> Range<u64>,
-    ) -> Option<RangeGuard<'_>> {
+    ) -> Option<RangeGuard<'_, Entries>> {
         match wait {
             // Whoever holds a range now only finishes a fault: that isn't what
             // "don't wait" is about; a second is.
@@ -122,22 +130,17 @@ impl File {
         }
     }
 
-    fn folios(&self, blocks: Range<u64>) -> Vec<(u64, FolioId)> {
-        self.entries
-            .lock()
-            .overlapping(blocks)
-            .filter_map(|(first, entry)| match entry {
-                Entry::Mapped { folio, .. } => Some((first, *folio)),
-                _ => None,
-            })
-            .collect()
-    }
-
-    fn wait_unpinned(&self, guard: &RangeGuard<'_>, wait: Wait) -> Result<()> {
+    fn wait_unpinned(&self, guard: &RangeGuard<'_, Entries>, wait: Wait) -> Result<()> {
         let map = self.device.pgmap();
         let mut holders: Vec<String> = Vec::new();
-        for (block, folio) in self.folios(guard.range()) {
-            // All leaves are gone and none can come: idle is 0.
+        let runs = self.entries().runs(guard.range());
+        // All leaves are gone and none can come: idle is 0.
+        let referenced = |run: &Run| map.first_referenced(run.folio, run.count).is_some();
+        for (block, folio) in runs
+            .iter()
+            .filter(|run| referenced(run))
+            .flat_map(Run::each)
+        {
             if map.counts(folio).refs == 0 {
                 continue;
             }
@@ -162,50 +165,81 @@ impl File {
         Err(Error::busy(holders.join("; ")))
     }
 
-    /// Removes the entries of `blocks`; those that stick out are split first.
-    fn remove_entries(&self, guard: &RangeGuard<'_>, blocks: Range<u64>) -> Result<()> {
+    /// Removes the entries of `blocks`, those that stick out split first;
+    /// returns what was dirty.
+    fn remove_entries(&self, blocks: Range<u64>) -> Result<Vec<DirtyRun>> {
         let map = self.device.pgmap();
+        let entries = self.entries();
         // Split until nothing sticks out. All is prepared before anything is
         // removed, so that a failure leaves every entry in place.
         for edge in [blocks.start, blocks.end] {
             loop {
-                let (first, entry) = self.entry(edge);
-                let sticks_out = first < edge && edge < first + entry.pages();
-                match entry {
-                    Entry::Mapped { folio, .. } if sticks_out => {
+                let (first, slot) = entries.slot(edge);
+                let sticks_out = first < edge && edge < first + slot.pages();
+                match slot {
+                    Slot::Mapped(folio) if sticks_out => {
                         map.split(folio)?;
-                        self.entries.lock().split(first);
+                        if !entries.split(first) {
+                            map.merge(folio)?;
+                            return Err(Error::NoMemory);
+                        }
                         add::splits(1);
                     }
-                    Entry::Zero(_) if sticks_out => {
+                    Slot::Zero(_) if sticks_out => {
                         // Nothing to remember of a hole.
-                        self.entries.lock().remove(first);
+                        entries.remove(first);
                         break;
                     }
                     _ => break,
                 }
             }
         }
-        let doomed: Vec<u64> = self
-            .entries
-            .lock()
-            .overlapping(blocks)
-            .map(|(first, _)| first)
-            .collect();
-        let mut flushed = false;
-        for first in doomed {
-            if let Entry::Mapped { folio, dirty } = self.entry(first).1 {
-                if dirty != Dirty::Clean {
-                    self.clean(guard, first);
-                    flushed = true;
-                }
-                map.disassociate(folio)?;
+        let mut dirty = Vec::new();
+        entries.take_dirty(blocks.clone(), &mut dirty);
+        for run in entries.runs(blocks.clone()) {
+            if let Err(error) = map.disassociate_run(run.folio, run.count) {
+                let of = dirty.iter().map(|run| run.blocks.clone());
+                of.for_each(|blocks| self.mark_blocks(blocks));
+                return Err(error);
             }
-            self.entries.lock().remove(first);
+            for (first, _) in run.each() {
+                entries.remove(first);
+            }
         }
-        if flushed {
+        if entries.has_zeros() {
+            entries.remove_zeros(blocks);
+        }
+        Ok(dirty)
+    }
+
+    /// Writes back what was dirty under a lease and is in the file still: the
+    /// operation has failed, or has freed less.
+    fn write_back_survivors(&self, dirty: &[DirtyRun]) {
+        let end = blocks_of(self.extents.size());
+        let mut survivors = Vec::new();
+        for run in dirty {
+            let mut at = run.blocks.start;
+            let last = run.blocks.end.min(end);
+            while at < last {
+                let page = run.page + (at - run.blocks.start);
+                let (len, same) = match self.extents.extent(at, last - at) {
+                    Ok(extent) => {
+                        let here = self.device.offset_of(page);
+                        let same = extent.kind == ExtentKind::Mapped { offset: here };
+                        (extent.len.clamp(1, last - at), same)
+                    }
+                    // Not known: it does no harm to write back too much.
+                    Err(_) => (last - at, true),
+                };
+                if same {
+                    push_dirty(&mut survivors, at..at + len, page);
+                }
+                at += len;
+            }
+        }
+        if !survivors.is_empty() {
+            self.write_back_runs(&survivors);
             self.device.pmem().fence();
         }
-        Ok(())
     }
 }

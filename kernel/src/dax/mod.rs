@@ -3,23 +3,28 @@
 //! | module | what |
 //! |---|---|
 //! | [`entry`] | what a file's blocks are: empty, zero, mapped; dirty marks |
-//! | [`range`](mod@range) | locks on ranges of a file's blocks |
-//! | [`file`] | a file: entries, resolving a block, write-back |
-//! | [`mapping`] | mappings and faults, checked access, pins |
+//! | [`tree`] | where the entries stand |
+//! | [`range`](mod@range) | locks on entries and on ranges of blocks |
+//! | [`file`] | a file: entries, mappings, remembered extents |
+//! | `resolve` | from a block to its entry, and its size |
+//! | `fault` | faults |
+//! | `unmap`, `writeback` | leaves and marks taken away again |
+//! | [`mapping`] | mappings, checked access, pins |
 //! | [`lease`] | breaking layouts |
 //! | [`area`] | address space |
 //! | [`zero`] | the zero pages |
 //! | [`stat`](mod@stat) | counters |
 //!
 //! The rules are those of "DAX behavioural specification" (R17 to R37), with
-//! range locks in the place of entry bits, leases by range, dirty marks finer
+//! a lock a chunk of 512 blocks in the place of entry bits, leases by range, dirty marks finer
 //! than a leaf, and one page model below.
 //!
 //! # Lock order
 //!
-//! 1. a range of a file's blocks ([`range::RangeLocks`]; a lease is one),
+//! 1. blocks of a file: an entry, or a range of them ([`range::RangeLocks`]; a
+//!    lease is one),
 //! 2. the file system's own lock (inside [`Extents`]),
-//! 3. the file's entries, the list of mappings,
+//! 3. the file's list of mappings,
 //! 4. the address space's spin lock, then folios (no lock).
 //!
 //! Hence the floor above takes a lease **before** it locks the file system,
@@ -27,23 +32,29 @@
 
 pub mod area;
 pub mod entry;
+mod fault;
 pub mod file;
 pub mod lease;
 pub mod mapping;
 pub mod range;
+mod resolve;
 mod rules;
 pub mod stat;
+pub mod tree;
+mod unmap;
+mod writeback;
 pub mod zero;
 
 pub use entry::{Dirty, Entry};
+pub use fault::serve;
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};
 pub use lease::{Lease, Wait};
-pub use mapping::{MapOptions, Mapping, Perms, map, map_with, serve};
+pub use mapping::{MapOptions, Mapping, Perms, map, map_with};
 pub use rules::TESTS;
 pub use stat::{Fallback, Stat, stat};
 
 use crate::memmap;
-use crate::mm::fault::{self, FaultHandler};
+use crate::mm::fault::FaultHandler;
 use alloc::sync::Arc;
 use quire_arch::layout::MAPPINGS;
 use quire_arch::trap::{Access, Fault, FaultOutcome};
@@ -86,7 +97,7 @@ impl FaultHandler for Handler {
                     "dax: {:?} at {} ({}) failed: {error}",
                     fault.access,
                     fault.addr,
-                    mapping::describe(fault.addr)
+                    self::fault::describe(fault.addr)
                 );
                 FaultOutcome::Fatal
             }
@@ -96,6 +107,6 @@ impl FaultHandler for Handler {
 
 /// Takes over the faults of the part of the MAPPINGS area that mappings use. Once, at start.
 pub fn init() {
-    let registered = fault::register(MAPPINGS..MAPPINGS + area::LEN, &Handler);
+    let registered = crate::mm::fault::register(MAPPINGS..MAPPINGS + area::LEN, &Handler);
     assert!(registered, "no room for the handler of mapping faults");
 }

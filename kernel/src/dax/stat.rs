@@ -29,11 +29,13 @@ pub enum Fallback {
     Memory,
     /// Whoever made the mapping wants small leaves.
     Asked,
+    /// A lease is out on other blocks of the same 2 MiB.
+    Lease,
 }
 
 impl Fallback {
     /// All reasons, in order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Colour,
         Self::Mapping,
         Self::EndOfFile,
@@ -45,6 +47,7 @@ impl Fallback {
         Self::Cpu,
         Self::Memory,
         Self::Asked,
+        Self::Lease,
     ];
 
     /// Name in listings.
@@ -61,6 +64,7 @@ impl Fallback {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
             Self::Asked => "asked",
+            Self::Lease => "lease",
         }
     }
 }
@@ -154,6 +158,8 @@ counters! {
     leases_busy,
     /// Folios split.
     splits,
+    /// Idle small entries that gave way to a large one.
+    merges,
 }
 
 pub(super) fn fault(size: PageSize) {

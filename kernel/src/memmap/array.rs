@@ -127,6 +127,18 @@ impl Array {
         unsafe { page.as_ref() }?.0.get(at)
     }
 
+    /// The descriptors from `index` to the end of their page, if that is in
+    /// memory: a run of neighbours is looked up once. As for [`get`](Self::get).
+    pub fn rest_of_page(&self, index: u64) -> Option<&[Descriptor]> {
+        let (top, slot, at) = self.split_index(index);
+        let directory = self.directory(self.top.get(top)?.load(Ordering::Acquire))?;
+        let page = directory.get(slot)?.load(Ordering::Acquire);
+        let rest = usize::try_from(self.len.checked_sub(index)?).unwrap_or(usize::MAX);
+        // SAFETY: as in `get`.
+        let rest_of_page = unsafe { page.as_ref() }?.0.get(at..)?;
+        rest_of_page.get(..rest.min(rest_of_page.len()))
+    }
+
     /// The descriptor, whose page is brought into memory when it isn't.
     /// `index` must be below `len`.
     pub fn get_or_populate(&self, index: u64) -> Result<&Descriptor, NoMemory> {

@@ -240,6 +240,25 @@ impl Descriptor {
         }
     }
 
+    /// `leaves` leaves are cleared **and** shot down in every CPU: mapcounts and
+    /// references go in one step, so that the folio never looks busy by its own
+    /// leaves. Returns the counts after.
+    pub fn drop_leaves(&self, leaves: u32) -> Counts {
+        // As in `put_many`.
+        let before = Counts::unpack(self.counts.fetch_sub(
+            (Counts::REF + Counts::MAP) * u64::from(leaves),
+            Ordering::AcqRel,
+        ));
+        assert!(
+            before.maps >= leaves && before.refs >= before.maps,
+            "folio unmapped more often than it was mapped: {before:?}, {leaves} leaves"
+        );
+        Counts {
+            refs: before.refs - leaves,
+            maps: before.maps - leaves,
+        }
+    }
+
     /// Drops `n` references. Returns the counts after; when `refs` has become
     /// 0 the record may belong to somebody else already.
     pub fn put_many(&self, n: u32) -> Counts {

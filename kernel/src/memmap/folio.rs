@@ -172,43 +172,107 @@ impl Pgmap {
         }
     }
 
-    /// [`unmap_leaves`](Self::unmap_leaves) for `count` neighbouring folios of
-    /// one size with one leaf each; [`put_run`](Self::put_run) is its partner.
-    pub fn unmap_run(&self, first: FolioId, count: u64) {
-        let _inside = self.gate.enter_dying();
-        for id in run(first, count) {
-            match self.whole(id) {
-                Ok(record) => {
-                    record.unmap(1);
-                }
-                Err(error) => panic!("unmapping what isn't mapped: {error}"),
-            }
-        }
-    }
-
-    /// [`put`](Self::put) of one reference for `count` neighbouring folios.
-    pub fn put_run(&self, first: FolioId, count: u64) {
-        if self.kind().is_pooled() {
-            run(first, count).for_each(|id| self.put(id, 1));
-            return;
-        }
-        let _inside = self.gate.enter_dying();
+    /// R7 for leaves of `size` on `count` neighbouring pages from `page` on,
+    /// which have been cleared and shot down in every CPU: mapcounts and
+    /// references go.
+    pub fn drop_leaves(&self, page: u64, size: PageSize, count: u64) {
+        let inside = self.gate.enter_dying();
+        let (mut page, end) = (page, page + count * size.pages());
         let mut freed = 0;
-        for id in run(first, count) {
-            match self.whole(id) {
-                Ok(record) => {
-                    let counts = record.put_many(1);
-                    freed += u64::from(counts.refs == 0);
-                    if wakes(counts) {
-                        self.idle.of(id.page).wake_all();
-                    }
-                }
-                Err(error) => panic!("dropping a reference to no folio: {error}"),
+        let mut wake = false;
+        while page < end {
+            let Some((id, record)) = self.find(page) else {
+                panic!("a leaf mapped page {page:#x}, which is free");
+            };
+            if id.size > size || self.kind().is_pooled() {
+                // Several leaves of one folio, or a folio that has a pool.
+                let next = id.pages().end.min(end);
+                let leaves = ((next - page) / size.pages()) as u32;
+                self.unmap_leaves(id, leaves);
+                self.put(id, leaves);
+                page = next;
+                continue;
             }
+            let wanted = ((end - page) / size.pages()) as usize;
+            let records = self.records_from(page, size);
+            for record in records.iter().take(wanted) {
+                debug_assert_eq!(record.state(), State::Whole);
+                let counts = record.drop_leaves(1);
+                freed += u64::from(counts.refs == 0);
+                wake |= wakes(counts);
+            }
+            let _ = record;
+            page += wanted.min(records.len()).max(1) as u64 * size.pages();
         }
         if freed > 0 {
             self.became_free(freed);
         }
+        drop(inside);
+        if wake && self.idle.has_waiters() {
+            self.idle.wake_all();
+        }
+    }
+
+    /// The first of `count` neighbouring folios that has a reference.
+    pub fn first_referenced(&self, first: FolioId, count: u64) -> Option<FolioId> {
+        let _inside = self.gate.enter_dying();
+        let size = first.size;
+        let mut page = first.page;
+        let end = first.page + count * size.pages();
+        while page < end {
+            let records = self.records_from(page, size);
+            let wanted = ((end - page) / size.pages()) as usize;
+            for (nth, record) in records.iter().take(wanted).enumerate() {
+                if record.counts().refs != 0 {
+                    let page = page + nth as u64 * size.pages();
+                    return Some(FolioId { page, size });
+                }
+            }
+            // What isn't in memory is at rest.
+            page += wanted.min(records.len().max(1)) as u64 * size.pages();
+        }
+        None
+    }
+
+    /// [`disassociate`](Self::disassociate) for `count` neighbouring folios of
+    /// one owner; nothing changes when one of them is referenced.
+    pub fn disassociate_run(&self, first: FolioId, count: u64) -> Result<()> {
+        if let Some(busy) = self.first_referenced(first, count) {
+            return Err(Error::busy(format!("folio {:#x} is referenced", busy.page)));
+        }
+        let size = first.size;
+        let mut page = first.page;
+        let end = first.page + count * size.pages();
+        while page < end {
+            let _inside = self.gate.enter_dying();
+            let wanted = ((end - page) / size.pages()) as usize;
+            let records = self.records_from(page, size);
+            let mut left = FolioId { page, size };
+            let mut released = 0;
+            for record in records.iter().take(wanted) {
+                if record.state() != State::Whole {
+                    return Err(Error::invalid(format!("no folio at page {page:#x}")));
+                }
+                // A shared folio loses one owner.
+                if record.unshare().is_none_or(|owners| owners == 0) {
+                    record.disassociate();
+                    released += 1;
+                }
+                // The larger records cover so many neighbours each.
+                page += size.pages();
+                if page.is_multiple_of(PageSize::Size2M.pages()) {
+                    self.release_above(left, core::mem::take(&mut released));
+                    left.page = page;
+                }
+            }
+            if released > 0 {
+                self.release_above(left, released);
+            }
+            if records.is_empty() {
+                return Err(Error::invalid(format!("no folio at page {page:#x}")));
+            }
+        }
+        Ok(())
     }
 
     /// What follows a drop of references; the counts are those after it. Says
@@ -391,13 +455,6 @@ impl Pgmap {
             }),
         }
     }
-}
-
-fn run(first: FolioId, count: u64) -> impl Iterator<Item = FolioId> {
-    (0..count).map(move |nth| FolioId {
-        page: first.page + nth * first.size.pages(),
-        size: first.size,
-    })
 }
 
 /// A counted handle: one reference, dropped with it.

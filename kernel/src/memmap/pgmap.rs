@@ -145,6 +145,8 @@ pub struct Pgmap {
     handed_out: AtomicU64,
     pub(super) idle: WaitTable,
     drained: Waiters,
+    /// Pins, so that nobody asks each folio when there is none.
+    pins: core::sync::atomic::AtomicU64,
     /// Poisoned pages, so that nobody looks for what isn't there.
     poisoned: core::sync::atomic::AtomicU64,
     ops: Option<Box<dyn DeviceOps>>,
@@ -199,6 +201,7 @@ impl Pgmap {
             handed_out: AtomicU64::new(0),
             idle: WaitTable::new(),
             drained: Waiters::new(),
+            pins: core::sync::atomic::AtomicU64::new(0),
             poisoned: core::sync::atomic::AtomicU64::new(0),
             ops: spec.ops,
             holder: crate::sync::SpinLock::new(None),
@@ -269,6 +272,17 @@ impl Pgmap {
             return None;
         }
         self.arrays[slot(size)].get(self.index(page, size))
+    }
+
+    /// The records of that size from the one of `page` on, as far as they are
+    /// neighbours in memory; none when they aren't there.
+    pub(super) fn records_from(&self, page: u64, size: PageSize) -> &[Descriptor] {
+        if !self.range.contains(&page) {
+            return &[];
+        }
+        self.arrays[slot(size)]
+            .rest_of_page(self.index(page, size))
+            .unwrap_or_default()
     }
 
     /// As [`record`](Self::record), brought into memory.
@@ -349,6 +363,30 @@ impl Pgmap {
         if self.busy.fetch_sub(n, Ordering::Release) == n && self.gate.is_watched() {
             self.drained.wake_all();
         }
+    }
+
+    /// `n` pins are about to be made.
+    pub(super) fn add_pins(&self, n: u64) {
+        // Whoever pins looks at the leaf again afterwards, under the address
+        // space's lock; whoever makes a leaf read-only has had that lock
+        // before it asks. So one of the two sees the other.
+        self.pins.fetch_add(n, Ordering::SeqCst);
+    }
+
+    /// `n` pins are gone, or were not made.
+    pub(super) fn sub_pins(&self, n: u64) {
+        self.pins.fetch_sub(n, Ordering::Release);
+    }
+
+    /// Whether there may be pins.
+    pub fn has_pins(&self) -> bool {
+        self.pins.load(Ordering::SeqCst) != 0
+    }
+
+    /// Pins of a folio (0 when FREE).
+    pub fn pins_of(&self, id: FolioId) -> u32 {
+        let _inside = self.gate.enter_dying();
+        self.record(id.page, id.size).map_or(0, Descriptor::pins)
     }
 
     /// A pool handed out `pages`; each of them keeps the pgmap.

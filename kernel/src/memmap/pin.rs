@@ -145,7 +145,9 @@ impl PinOwner {
         let folio = {
             let _inside = map.gate.enter().map_err(|_| Refusal::NoFolio)?;
             let (id, record) = map.find(page).ok_or(Refusal::NoFolio)?;
+            map.add_pins(count.into());
             if !record.try_pin(count) {
+                map.sub_pins(count.into());
                 return Err(Refusal::NoFolio);
             }
             // The handle owns one of the references that pinning raised; the
@@ -210,6 +212,7 @@ impl Drop for Pin {
         // One reference is the handle's own, dropped last: it keeps the record
         // while the others go. The pin count goes down by all, first.
         record.unpin_keeping_one(held.count);
+        held.folio.pgmap().sub_pins(held.count.into());
         drop(held.folio);
     }
 }

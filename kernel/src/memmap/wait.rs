@@ -34,6 +34,11 @@ impl Waiters {
         true
     }
 
+    /// Whether anybody may wait.
+    pub fn has_waiters(&self) -> bool {
+        true
+    }
+
     /// Wakes all.
     pub fn wake_all(&self) {
         drop(self.lock.lock().unwrap());
@@ -51,6 +56,17 @@ impl WaitTable {
     /// Empty queues.
     pub fn new() -> Self {
         Self(core::array::from_fn(|_| Waiters::new()))
+    }
+
+    /// Whether anybody waits for anything. The caller has changed what they
+    /// wait for before.
+    pub fn has_waiters(&self) -> bool {
+        self.0.iter().any(Waiters::has_waiters)
+    }
+
+    /// Wakes everybody.
+    pub fn wake_all(&self) {
+        self.0.iter().for_each(Waiters::wake_all);
     }
 
     /// The queue for `key`. Others may share it: waiters check their condition.

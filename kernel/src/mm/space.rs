@@ -10,7 +10,7 @@ use super::{frame, tlb};
 use crate::error::Error;
 use crate::sync::{SpinLock, SpinLockGuard};
 use arch::paging::Format;
-use arch::table::{Attrs, Leaf, MapError, PageTable, RawTable, TableMemory};
+use arch::table::{Attrs, Leaf, LeafRuns, MapError, PageTable, RawTable, TableMemory};
 use arch::{PageSize, PhysAddr, VirtAddr};
 use core::cell::UnsafeCell;
 use core::ops::Range;
@@ -191,6 +191,45 @@ pub fn unmap(
     // SAFETY: every CPU has flushed the range that the tables covered.
     unsafe { retired.free() };
     Ok(())
+}
+
+/// Takes away the leaves in `range`, of which none sticks out, for as long as
+/// `runs` has room; flushes everywhere; and says where to go on.
+pub fn unmap_runs(range: Range<VirtAddr>, runs: &mut LeafRuns<'_>) -> Result<VirtAddr, MapError> {
+    let (next, retired) = {
+        let mut space = Locked::take();
+        let next = space.table()?.unmap_runs(range.clone(), runs)?;
+        (next, space.retired())
+    };
+    if runs.iter().next().is_some() || retired.count > 0 {
+        tlb::shootdown(range.start..next);
+    }
+    // SAFETY: every CPU has flushed the range that the tables covered.
+    unsafe { retired.free() };
+    Ok(next)
+}
+
+/// Lets stores through the leaf that covers `va`. This CPU knows at once;
+/// another may fault once more by what it remembers, and finds it done.
+pub fn allow_write(va: VirtAddr) -> Result<Leaf, MapError> {
+    let leaf = Locked::take().table()?.allow_write(va)?;
+    arch::paging::flush(va);
+    Ok(leaf)
+}
+
+/// As [`protect`], without the flush: the caller owes [`shootdown`] of the
+/// range before it relies on the change.
+pub fn protect_later(
+    range: Range<VirtAddr>,
+    attrs: Attrs,
+    visit: &mut dyn FnMut(VirtAddr, Leaf),
+) -> Result<u64, MapError> {
+    Locked::take().table()?.protect_with(range, attrs, visit)
+}
+
+/// Makes every CPU forget its translations in `range`.
+pub fn shootdown(range: Range<VirtAddr>) {
+    tlb::shootdown(range);
 }
 
 /// Gives every leaf in `range` other attributes, shows each that changed with

@@ -79,6 +79,12 @@ where
     Ok(JoinHandle { packet, thread })
 }
 
+/// The calling thread's number.
+#[inline]
+pub fn current_id() -> u64 {
+    with_current(Thread::id)
+}
+
 /// Sleeps for at least so long.
 #[track_caller]
 pub fn sleep_ns(ns: u64) {

@@ -1,0 +1,274 @@
+//! Faults: how a file's memory comes into a mapping, and who serves which
+//! address.
+//!
+//! 1. The mapping is found by its address, the entry by its block, and locked.
+//! 2. An entry that isn't there is made ([`super::resolve`](self)).
+//! 3. R4: count, then map: the folio's reference and mapcount stand before the
+//!    leaf can be used. R24: a store marks its pages before the leaf allows it.
+//!
+//! Nothing is allocated or looked up twice on the way, and nothing is logged.
+
+use super::file::{Entered, File, beyond_end, blocks_of};
+use super::mapping::{Inner, Perms};
+use super::stat::{self, add, fall_back};
+use super::tree::Slot;
+use super::{Fallback, zero};
+use crate::error::{Error, Result};
+use crate::memmap::FolioId;
+use crate::mm::space;
+use crate::sync::RwLock;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+use quire_arch::table::{Attrs, Leaf, MapError};
+use quire_arch::{PageSize, VirtAddr};
+
+/// Mappings by address.
+static MAPPED: RwLock<BTreeMap<u64, Arc<Inner>>> = RwLock::new(BTreeMap::new());
+
+/// Lets faults find a mapping.
+pub(super) fn add_mapping(inner: &Arc<Inner>) {
+    MAPPED.write().insert(inner.start.as_u64(), inner.clone());
+}
+
+/// New faults find the mapping no more.
+pub(super) fn remove_mapping(inner: &Inner) {
+    MAPPED.write().remove(&inner.start.as_u64());
+}
+
+fn lookup(va: VirtAddr) -> Result<Arc<Inner>> {
+    let all = MAPPED.read();
+    match all.range(..=va.as_u64()).next_back() {
+        Some((_, inner)) if va < inner.end() => Ok(inner.clone()),
+        _ => Err(Error::BadAddress { addr: va.as_u64() }),
+    }
+}
+
+/// Makes an access to `va` possible, or says why it isn't.
+pub fn serve(va: VirtAddr, write: bool) -> Result<()> {
+    let result = lookup(va).and_then(|inner| inner.fault(va, write));
+    if result.is_err() {
+        add::failed(1);
+    }
+    result
+}
+
+/// What lies at an address, for the message when a fault can't be served.
+pub fn describe(va: VirtAddr) -> alloc::string::String {
+    match lookup(va) {
+        Ok(inner) => format!(
+            "offset {:#x} of {}, {} bytes long",
+            inner.offset + (va - inner.start),
+            inner.file.extents.describe(),
+            inner.file.extents.size()
+        ),
+        Err(_) => "no mapping".into(),
+    }
+}
+
+impl Inner {
+    /// Serves a fault: R21 to R24, R27.
+    pub(super) fn fault(&self, va: VirtAddr, write: bool) -> Result<()> {
+        if write {
+            add::write_faults(1);
+            if self.perms == Perms::Read {
+                return Err(Error::NotPermitted {
+                    why: "the mapping is read-only".into(),
+                });
+            }
+        } else {
+            add::read_faults(1);
+        }
+        let block = self.block_of(va);
+        let mut entered = self.enter(block, write)?;
+        let want = self.largest(block);
+        self.file.resolve(&mut entered, block, write, want)?;
+        match entered.slot {
+            Slot::Mapped(folio) => self.map_folio(va, block, &entered, folio, write),
+            Slot::Zero(size) => self.map_zero(va, block, size),
+            Slot::Empty => Err(beyond_end(block)),
+        }
+    }
+
+    /// Locks the entry of `block`; where there is none, and the mapping could
+    /// use it, a 1 GiB entry is made first.
+    #[inline]
+    fn enter(&self, block: u64, write: bool) -> Result<Entered<'_>> {
+        let file: &File = &self.file;
+        let mut entered = file.enter(block)?;
+        if self.huge
+            && !matches!(entered.slot, Slot::Mapped(folio) if folio.size == PageSize::Size1G)
+            && self.fits(block, PageSize::Size1G).is_ok()
+        {
+            drop(entered);
+            // A hole is no reason to look further, nor a file that ends.
+            let window = block | (PageSize::Size1G.pages() - 1);
+            if window < blocks_of(file.extents.size()) {
+                file.try_huge(block)?;
+            }
+            entered = file.enter(block)?;
+        }
+        let _ = write;
+        // A mapping that goes has set this before it waits for the entries.
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::BadAddress { addr: block << 12 });
+        }
+        Ok(entered)
+    }
+
+    /// Whether a leaf of that size over `block` fits: as large as was asked
+    /// for, same colour in file and address, inside the mapping.
+    #[inline]
+    pub(super) fn fits(&self, block: u64, size: PageSize) -> Result<(), Fallback> {
+        if size > self.options.largest {
+            return Err(Fallback::Asked);
+        }
+        if !(self.start.as_u64().wrapping_sub(self.offset)).is_multiple_of(size.bytes()) {
+            return Err(Fallback::Colour);
+        }
+        let first = block & !(size.pages() - 1);
+        let own = self.blocks();
+        if first < own.start || first + size.pages() > own.end {
+            return Err(Fallback::Mapping);
+        }
+        Ok(())
+    }
+
+    /// The largest entry worth making at `block`; why not 2 MiB is counted.
+    #[inline]
+    pub(super) fn largest(&self, block: u64) -> PageSize {
+        // What is smaller than the leaf isn't worth a count, nor what was
+        // asked for.
+        if !self.large {
+            return PageSize::Size4K;
+        }
+        match self.fits(block, PageSize::Size2M) {
+            Ok(()) => PageSize::Size2M,
+            Err(reason) => {
+                fall_back(reason);
+                PageSize::Size4K
+            }
+        }
+    }
+
+    fn map_folio(
+        &self,
+        va: VirtAddr,
+        block: u64,
+        entered: &Entered<'_>,
+        folio: FolioId,
+        write: bool,
+    ) -> Result<()> {
+        let attrs = Attrs::READ.with_write(write);
+        let map = self.file.device.pgmap();
+        for size in PageSize::LARGEST_FIRST {
+            if size > folio.size {
+                continue;
+            }
+            if size != PageSize::Size4K
+                && let Err(reason) = self.fits(block, size)
+            {
+                if reason != Fallback::Asked {
+                    fall_back(reason);
+                }
+                continue;
+            }
+            let at = block & !(size.pages() - 1);
+            let pa = folio.phys() + ((at - entered.first) << 12);
+            if write {
+                self.file.mark_dirty(entered, at..at + size.pages(), true);
+            }
+            // R4: the counts stand before the leaf can be used.
+            map.map_leaves(folio, 1)?;
+            match space::map_leaf(va.align_down(size.bytes()), pa, size, attrs) {
+                Ok(()) => {
+                    self.leaves.fetch_add(1, Ordering::Relaxed);
+                    stat::fault(size);
+                    return Ok(());
+                }
+                Err(error) => {
+                    map.unmap_leaves(folio, 1);
+                    map.put(folio, 1);
+                    match (error, size) {
+                        (MapError::Occupied(_), _) if let Some(leaf) = space::translate(va) => {
+                            return self.mapped_already(va, block, entered, folio, leaf, write);
+                        }
+                        (MapError::Size(_), _) => fall_back(Fallback::Cpu),
+                        (MapError::Occupied(_), PageSize::Size1G | PageSize::Size2M) => {
+                            fall_back(Fallback::Leaves);
+                        }
+                        (error, _) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Err(beyond_end(block))
+    }
+
+    /// R5, R24: the leaf is there already. A store needs its mark first, then
+    /// the right to store.
+    fn mapped_already(
+        &self,
+        va: VirtAddr,
+        block: u64,
+        entered: &Entered<'_>,
+        folio: FolioId,
+        leaf: Leaf,
+        write: bool,
+    ) -> Result<()> {
+        let expected = folio.phys() + ((block - entered.first) << 12);
+        let here = leaf.pa + va.align_down(4096).offset_in(leaf.size.bytes());
+        if here != expected {
+            return Err(Error::Corrupt {
+                what: "leaf of a file's block maps other memory".into(),
+                at: here.as_u64(),
+            });
+        }
+        if !write || leaf.attrs.write {
+            // Another CPU was faster, and this one may not have heard of it.
+            quire_arch::paging::flush(va);
+            add::spurious(1);
+            return Ok(());
+        }
+        let start = va.align_down(leaf.size.bytes());
+        let marked = self.block_of(start);
+        self.file
+            .mark_dirty(entered, marked..marked + leaf.size.pages(), true);
+        space::allow_write(va)?;
+        add::upgrades(1);
+        Ok(())
+    }
+
+    /// R6, R22: a read-only leaf of the zero page, not counted.
+    fn map_zero(&self, va: VirtAddr, block: u64, size: PageSize) -> Result<()> {
+        if size != PageSize::Size4K && self.fits(block, size).is_ok() {
+            let start = va.align_down(size.bytes());
+            if let Some(pa) = zero::page(size)
+                && space::map_leaf(start, pa, size, Attrs::READ).is_ok()
+            {
+                self.leaves.fetch_add(1, Ordering::Relaxed);
+                add::zero_large(1);
+                stat::fault(size);
+                return Ok(());
+            }
+            if space::translate(va).is_none() {
+                fall_back(Fallback::Zero);
+            }
+        }
+        let pa = zero::page(PageSize::Size4K).ok_or(Error::NoMemory)?;
+        match space::map_leaf(va.align_down(4096), pa, PageSize::Size4K, Attrs::READ) {
+            Ok(()) => {}
+            Err(MapError::Occupied(_)) => {
+                quire_arch::paging::flush(va);
+                add::spurious(1);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.leaves.fetch_add(1, Ordering::Relaxed);
+        add::zero_small(1);
+        stat::fault(PageSize::Size4K);
+        Ok(())
+    }
+}

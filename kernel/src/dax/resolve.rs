@@ -1,0 +1,395 @@
+//! From a block to its entry: asking the file system, and choosing the size.
+
+use super::entry::Entries;
+use super::file::{DataRun, Entered, Extent, ExtentKind, File, beyond_end, blocks_of};
+use super::stat::{add, fall_back};
+use super::tree::{BLOCKS, Chunk, Slot};
+use super::{Fallback, zero};
+use crate::error::{Error, Result};
+use crate::memmap::FolioId;
+use core::ops::Range;
+use quire_arch::{PageSize, PhysAddr};
+
+/// Unwritten blocks are made data so many at a time: the file system's share
+/// of a fault is the same for a few blocks as for one, and they take no space
+/// that they had not before.
+const AHEAD: u64 = 16;
+
+const HUGE: u64 = PageSize::Size1G.pages();
+
+/// What the blocks around the one that was asked for are.
+enum Around {
+    Data(DataRun),
+    /// Zeros: holes, or blocks that were never written.
+    Zeros {
+        run: Range<u64>,
+        unwritten: bool,
+    },
+}
+
+impl File {
+    /// The entry for an access to a block, made if there is none: `entered` is
+    /// what the caller has locked. At most `want` large.
+    ///
+    /// A write on a hole allocates; a read of one gets a zero entry.
+    #[inline]
+    pub(super) fn resolve(
+        &self,
+        entered: &mut Entered<'_>,
+        block: u64,
+        write: bool,
+        want: PageSize,
+    ) -> Result<()> {
+        match entered.slot {
+            Slot::Mapped(_) => return Ok(()),
+            Slot::Zero(_) if !write => return Ok(()),
+            Slot::Zero(size) => {
+                // R23: the zero page goes from everywhere before the data
+                // appears anywhere.
+                self.unmap_blocks(entered.first..entered.first + size.pages());
+                self.entries().remove(entered.first);
+            }
+            Slot::Empty => {}
+        }
+        let Some((chunk, alone)) = entered.chunk() else {
+            return Err(beyond_end(block));
+        };
+        let first = block - block % BLOCKS;
+        let want = if want >= PageSize::Size2M && !alone {
+            fall_back(Fallback::Lease);
+            PageSize::Size4K
+        } else {
+            want
+        };
+        let (first, slot) = self.fill(chunk, first, block, write, want)?;
+        (entered.first, entered.slot) = (first, slot);
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        chunk: &Chunk,
+        first: u64,
+        block: u64,
+        write: bool,
+        want: PageSize,
+    ) -> Result<(u64, Slot)> {
+        let window = first..first + BLOCKS;
+        let around = match self.remembered(block) {
+            Some(run) => Around::Data(run),
+            None => self.look_up(block, first)?,
+        };
+        let mut want = want;
+        let run = match around {
+            Around::Data(run) => run,
+            Around::Zeros { run, .. } if !write => {
+                return self.put_zero(chunk, &window, block, run, want);
+            }
+            Around::Zeros { run, unwritten } => {
+                let whole = run.start <= window.start && window.end <= run.end;
+                let blocks = if want >= PageSize::Size2M && whole && chunk.is_empty() {
+                    window.clone()
+                } else {
+                    if want >= PageSize::Size2M {
+                        fall_back(self.too_short(&run, &window));
+                    }
+                    want = PageSize::Size4K;
+                    ahead(block, &run, unwritten)
+                };
+                self.allocate(block, blocks)?
+            }
+        };
+        if want >= PageSize::Size2M {
+            match self.put_large(chunk, &window, &run)? {
+                Ok(folio) => return Ok((first, Slot::Mapped(folio))),
+                Err(reason) => fall_back(reason),
+            }
+        }
+        let page = run.page_of(block).ok_or_else(|| extent_is_bad(block))?;
+        let folio = FolioId {
+            page,
+            size: PageSize::Size4K,
+        };
+        self.device.map.associate(folio, self.owner, block)?;
+        self.put(chunk, block - first, Slot::Mapped(folio))?;
+        Ok((block, Slot::Mapped(folio)))
+    }
+
+    fn put(&self, chunk: &Chunk, page: u64, slot: Slot) -> Result<()> {
+        if self.entries().put(chunk, page, slot) {
+            return Ok(());
+        }
+        if let Slot::Mapped(folio) = slot {
+            self.device.map.disassociate(folio)?;
+        }
+        Err(Error::NoMemory)
+    }
+
+    fn put_zero(
+        &self,
+        chunk: &Chunk,
+        window: &Range<u64>,
+        block: u64,
+        run: Range<u64>,
+        want: PageSize,
+    ) -> Result<(u64, Slot)> {
+        if want >= PageSize::Size2M {
+            let whole = run.start <= window.start && window.end <= run.end;
+            if !whole {
+                fall_back(self.too_short(&run, window));
+            } else if !chunk.is_empty() {
+                fall_back(Fallback::Entries);
+            } else if zero::page(PageSize::Size2M).is_none() {
+                fall_back(Fallback::Zero);
+            } else {
+                let slot = Slot::Zero(PageSize::Size2M);
+                self.put(chunk, 0, slot)?;
+                return Ok((window.start, slot));
+            }
+        }
+        zero::page(PageSize::Size4K).ok_or(Error::NoMemory)?;
+        let slot = Slot::Zero(PageSize::Size4K);
+        self.put(chunk, block - window.start, slot)?;
+        Ok((block, slot))
+    }
+
+    /// Why a run is no window: the file ends, or the extent does.
+    fn too_short(&self, run: &Range<u64>, window: &Range<u64>) -> Fallback {
+        if window.end > run.end && run.end == blocks_of(self.extents.size()) {
+            Fallback::EndOfFile
+        } else {
+            Fallback::Extent
+        }
+    }
+
+    /// One 2 MiB entry for all of the chunk, if the memory is there. Small
+    /// entries that nobody uses give way to it, and their marks stay.
+    fn put_large(
+        &self,
+        chunk: &Chunk,
+        window: &Range<u64>,
+        run: &DataRun,
+    ) -> Result<Result<FolioId, Fallback>> {
+        if !run.has(window) {
+            let run = run.start..run.end;
+            return Ok(Err(self.too_short(&run, window)));
+        }
+        let page = run.page + (window.start - run.start);
+        let folio = FolioId {
+            page,
+            size: PageSize::Size2M,
+        };
+        if !page.is_multiple_of(BLOCKS) || !self.device.map.contains(folio) {
+            return Ok(Err(Fallback::Alignment));
+        }
+        if chunk.used() > 0 && !self.give_way(chunk, window, page)? {
+            return Ok(Err(Fallback::Entries));
+        }
+        match self.device.map.associate(folio, self.owner, window.start) {
+            Ok(()) => {}
+            Err(Error::NoMemory) => return Ok(Err(Fallback::Memory)),
+            Err(error) => return Err(error),
+        }
+        chunk.set_large(Slot::Mapped(folio));
+        Ok(Ok(folio))
+    }
+
+    /// Removes the small entries of a chunk, if each is of the page that a
+    /// 2 MiB folio at `page` would have there and none is in use (gap 19).
+    fn give_way(&self, chunk: &Chunk, window: &Range<u64>, page: u64) -> Result<bool> {
+        let runs = self.entries().runs(window.clone());
+        let mapped: u64 = runs.iter().map(|run| run.count).sum();
+        let map = &self.device.map;
+        let fits = mapped == u64::from(chunk.used())
+            && runs.iter().all(|run| {
+                run.folio.page == page + (run.block - window.start)
+                    && map.first_referenced(run.folio, run.count).is_none()
+            });
+        if !fits {
+            return Ok(false);
+        }
+        for run in &runs {
+            // No leaf, and none can come; so nobody can pin either.
+            map.disassociate_run(run.folio, run.count)?;
+            for nth in 0..run.count {
+                self.entries().remove(run.block + nth);
+            }
+        }
+        add::merges(1);
+        Ok(true)
+    }
+
+    /// Asks the file system what is around `block`, from `first` on if that is
+    /// in the same run.
+    fn look_up(&self, block: u64, first: u64) -> Result<Around> {
+        let generation = self.generation();
+        let blocks = blocks_of(self.extents.size());
+        if block >= blocks {
+            return Err(beyond_end(block));
+        }
+        let mut start = first;
+        let mut extent = self.extents.extent(first, blocks - first)?;
+        if start + extent.len <= block {
+            start = block;
+            extent = self.extents.extent(block, blocks - block)?;
+        }
+        if extent.len == 0 {
+            return Err(extent_is_bad(block));
+        }
+        let run = start..(start.saturating_add(extent.len)).min(blocks);
+        match extent.kind {
+            ExtentKind::Mapped { .. } => {
+                let run = self.data_run(start, extent, blocks)?;
+                self.remember(generation, run);
+                Ok(Around::Data(run))
+            }
+            ExtentKind::Hole | ExtentKind::Unwritten => Ok(Around::Zeros {
+                run,
+                unwritten: extent.kind == ExtentKind::Unwritten,
+            }),
+        }
+    }
+
+    fn data_run(&self, start: u64, extent: Extent, blocks: u64) -> Result<DataRun> {
+        let ExtentKind::Mapped { offset } = extent.kind else {
+            return Err(extent_is_bad(start));
+        };
+        let end = start.saturating_add(extent.len).min(blocks.max(start + 1));
+        let phys = self.device.phys(offset)?;
+        let last = offset.saturating_add((end - start - 1) << 12);
+        self.device.phys(last)?;
+        Ok(DataRun {
+            start,
+            end,
+            page: phys.as_u64() >> 12,
+        })
+    }
+
+    /// Has the file system make `block` data, and as many of `blocks` as go
+    /// with it.
+    fn allocate(&self, block: u64, blocks: Range<u64>) -> Result<DataRun> {
+        let generation = self.generation();
+        let extent = self
+            .extents
+            .allocate(blocks.start, blocks.end - blocks.start)?;
+        let run = self.data_run(blocks.start, extent, blocks.end)?;
+        add::allocated(run.end - run.start);
+        if run.page_of(block).is_some() {
+            self.remember(generation, run);
+            return Ok(run);
+        }
+        // The run that could be had ends before the block.
+        let extent = self.extents.allocate(block, 1)?;
+        add::allocated(1);
+        self.data_run(block, extent, block + 1)
+    }
+
+    /// A 1 GiB entry for the window around `block`, if its memory is that of a
+    /// 1 GiB leaf and nobody uses smaller entries in it. The caller has
+    /// nothing locked.
+    #[cold]
+    pub(super) fn try_huge(&self, block: u64) -> Result<bool> {
+        let first = block & !(HUGE - 1);
+        if self.not_huge(first, None) {
+            return Ok(false);
+        }
+        let window = first..first + HUGE;
+        let guard = self.locks.lock(|| self.entries().cover(window.clone()));
+        if self.entries().huge(block).is_some() {
+            return Ok(true);
+        }
+        let generation = self.generation();
+        match self.put_huge(&window)? {
+            Ok(()) => Ok(true),
+            Err(reason) => {
+                drop(guard);
+                fall_back(reason);
+                // Entries in use may be so no longer next time.
+                if reason != Fallback::Entries {
+                    self.not_huge(first, Some(generation));
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn put_huge(&self, window: &Range<u64>) -> Result<Result<(), Fallback>> {
+        if window.end > blocks_of(self.extents.size()) {
+            return Ok(Err(Fallback::EndOfFile));
+        }
+        let mut at = window.start;
+        let mut page = None;
+        while at < window.end {
+            let extent = self.extents.extent(at, window.end - at)?;
+            let ExtentKind::Mapped { offset } = extent.kind else {
+                return Ok(Err(Fallback::Extent));
+            };
+            let here = self.device.phys(offset)?.as_u64() >> 12;
+            let start = *page.get_or_insert(here);
+            if extent.len == 0 || here != start + (at - window.start) {
+                return Ok(Err(Fallback::Extent));
+            }
+            at += extent.len;
+        }
+        let folio = FolioId {
+            page: page.unwrap_or(0),
+            size: PageSize::Size1G,
+        };
+        let aligned = PhysAddr(folio.page << 12).is_aligned(PageSize::Size1G.bytes());
+        if !aligned || !self.device.map.contains(folio) {
+            return Ok(Err(Fallback::Alignment));
+        }
+        let runs = self.entries().runs(window.clone());
+        let map = &self.device.map;
+        let idle = runs
+            .iter()
+            .all(|run| map.first_referenced(run.folio, run.count).is_none());
+        if !idle || self.has_zeros_in(window) {
+            return Ok(Err(Fallback::Entries));
+        }
+        for run in &runs {
+            map.disassociate_run(run.folio, run.count)?;
+            for nth in 0..run.count {
+                self.entries()
+                    .remove(run.block + nth * run.folio.size.pages());
+            }
+        }
+        if !runs.is_empty() {
+            add::merges(1);
+        }
+        match map.associate(folio, self.owner, window.start) {
+            Ok(()) => {}
+            Err(Error::NoMemory) => return Ok(Err(Fallback::Memory)),
+            Err(error) => return Err(error),
+        }
+        self.entries().put_huge(window.start, folio);
+        Ok(Ok(()))
+    }
+
+    fn has_zeros_in(&self, window: &Range<u64>) -> bool {
+        let entries: &Entries = self.entries();
+        entries.has_zeros()
+            && entries.chunks(window.clone()).any(|(_, chunk)| {
+                matches!(chunk.large(), Slot::Zero(_))
+                    || chunk.used() > 0
+                        && (0..BLOCKS).any(|page| matches!(chunk.find(page).1, Slot::Zero(_)))
+            })
+    }
+}
+
+/// The blocks around `block` to make data: for unwritten ones their
+/// neighbours too, for holes no more than was asked for.
+fn ahead(block: u64, run: &Range<u64>, unwritten: bool) -> Range<u64> {
+    if !unwritten {
+        return block..block + 1;
+    }
+    let start = block & !(AHEAD - 1);
+    start.max(run.start)..(start + AHEAD).min(run.end)
+}
+
+fn extent_is_bad(block: u64) -> Error {
+    Error::Corrupt {
+        what: "extent of a mapped file".into(),
+        at: block,
+    }
+}
