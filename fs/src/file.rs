@@ -58,7 +58,7 @@ impl<P: Pmem> Ext4<P> {
         if wanted == 0 {
             return Ok(0);
         }
-        if inode.has(InodeFlags::INLINE_DATA) {
+        if inode.inline {
             return self.read_inline(inode, offset, buf);
         }
         let mask = u64::from(self.geo.block_size).saturating_sub(1);
@@ -118,9 +118,7 @@ impl<P: Pmem> Ext4<P> {
                 .saturating_sub(1),
         );
         let mut target = vec![0; size as usize];
-        if !inode.has(InodeFlags::INLINE_DATA)
-            && !matches!(self.map_block(&inode, 0)?, Mapping::Mapped { .. })
-        {
+        if !inode.inline && !matches!(self.map_block(&inode, 0)?, Mapping::Mapped { .. }) {
             return Err(Error::inode("a link without a target", ino.0));
         }
         let n = self.read_inode_data(&inode, 0, &mut target)?;

@@ -3,9 +3,8 @@
 
 use alloc::vec::Vec;
 
-use crate::disk::inode::BLOCK_AREA;
 use crate::disk::xattr::INDEX_SYSTEM;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::inode::Inode;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
@@ -20,15 +19,16 @@ impl<P: Pmem> Ext4<P> {
         Ok(bytes)
     }
 
-    /// Reads inline data; `buf` ends at or before the end of the file.
+    /// Whether an inode that is marked as inline is so: it has the attribute,
+    /// if only an empty one.
+    pub(crate) fn has_inline_data(&self, inode: &Inode) -> Result<bool> {
+        Ok(self.ibody_value(inode, INDEX_SYSTEM, b"data")?.is_some())
+    }
+
+    /// Reads inline data; `buf` ends at or before the end of the file. What
+    /// the size says beyond the room reads as zeros.
     pub(crate) fn read_inline(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let bytes = self.inline_bytes(inode)?;
-        if inode.size() > bytes.len() as u64 && inode.size() > BLOCK_AREA as u64 {
-            return Err(Error::inode(
-                "inline data is larger than its room",
-                inode.ino,
-            ));
-        }
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let part = bytes.get(from..).unwrap_or(&[]);
         for (to, from) in buf

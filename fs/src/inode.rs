@@ -35,6 +35,9 @@ pub(crate) struct Inode {
     pub wide_size: bool,
     /// `i_block` itself is the link's target.
     pub fast_symlink: bool,
+    /// The data is inside the inode. The flag alone does not say so: mke2fs
+    /// sets it on sparse files too.
+    pub inline: bool,
 }
 
 impl Inode {
@@ -121,8 +124,8 @@ impl Inode {
     /// Whether `i_block` holds references to blocks.
     pub fn has_block_map(&self) -> bool {
         match self.kind {
-            FileType::Regular | FileType::Directory => !self.has(InodeFlags::INLINE_DATA),
-            FileType::Symlink => !self.has(InodeFlags::INLINE_DATA) && !self.fast_symlink,
+            FileType::Regular | FileType::Directory => !self.inline,
+            FileType::Symlink => !self.inline && !self.fast_symlink,
             _ => false,
         }
     }
@@ -234,7 +237,9 @@ impl<P: Pmem> Ext4<P> {
             fields,
             wide_size,
             fast_symlink: false,
+            inline: false,
         };
+        inode.inline = inode.has(InodeFlags::INLINE_DATA) && self.has_inline_data(&inode)?;
         inode.fast_symlink = self.is_fast_symlink(&inode);
         self.check_inode(&inode)?;
         if !known {
@@ -281,7 +286,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// How Linux tells a target in the inode from one in a block.
     fn is_fast_symlink(&self, inode: &Inode) -> bool {
-        if inode.kind != FileType::Symlink || inode.has(InodeFlags::INLINE_DATA) {
+        if inode.kind != FileType::Symlink || inode.inline {
             return false;
         }
         if self.geo.incompat.contains(Incompat::EA_INODE) {

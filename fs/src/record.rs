@@ -26,9 +26,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::pmem::{MediaError, Pmem};
 
 /// Bytes of a cache line.
-const LINE: u64 = 64;
+pub const LINE: u64 = 64;
 /// Bytes that reach the media as one.
-const UNIT: u64 = 8;
+pub const UNIT: u64 = 8;
 
 /// One thing that was done to the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -176,6 +176,16 @@ pub enum FsCommand {
         /// The file with the commands; `-` is standard input
         script: PathBuf,
     },
+    /// The same, and keep a log of every store, write-back and fence
+    Trace {
+        /// The image file
+        image: PathBuf,
+        /// The file with the commands; `-` is standard input
+        script: PathBuf,
+        /// Where the log goes
+        #[arg(short = 'o', long = "output", value_name = "LOG")]
+        log: PathBuf,
+    },
 }
 
 /// An image and the arguments of a shell command.

@@ -86,6 +86,7 @@ impl<P: Pmem> Ext4<P> {
             fields: GOOD_OLD_SIZE.saturating_add(extra),
             wide_size: true,
             fast_symlink: false,
+            inline: false,
         };
         inode.set_times(now);
         if inode.fits(inode_field!(i_crtime_extra), 4) {

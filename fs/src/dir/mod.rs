@@ -47,7 +47,7 @@ impl<P: Pmem> Ext4<P> {
         if name.is_empty() {
             return Ok(None);
         }
-        let found = if dir.has(InodeFlags::INLINE_DATA) {
+        let found = if dir.inline {
             self.inline_lookup(dir, name)?
         } else {
             self.find_entry(dir, name)?.map(|(_, _, entry)| entry.ino)
@@ -157,7 +157,7 @@ impl<P: Pmem> Ext4<P> {
         f: &mut dyn FnMut(Dirent<'_>) -> bool,
     ) -> Result<()> {
         let inode = self.directory(dir)?;
-        if inode.has(InodeFlags::INLINE_DATA) {
+        if inode.inline {
             return self.inline_readdir(&inode, cookie, f);
         }
         let shift = self.geo.block_shift;

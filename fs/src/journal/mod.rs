@@ -296,7 +296,12 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
         if sb.s_feature_incompat.get() & incompat::FAST_COMMIT == 0 {
             return Ok(false);
         }
-        let first = sb.s_maxlen.get().saturating_sub(fast_commit_blocks(sb));
+        // One block lies between the log and the area.
+        let first = sb
+            .s_maxlen
+            .get()
+            .saturating_sub(fast_commit_blocks(sb))
+            .saturating_add(1);
         let mut bytes = [0u8; 12];
         self.read(first, &mut bytes)?;
         let [t0, t1, l0, l1, _, _, _, _, s0, s1, s2, s3] = bytes;
@@ -381,7 +386,17 @@ impl Checksum {
         let Some(sum) = self.commit(block) else {
             return !self.is_some();
         };
-        block.get(FIELD..FIELD + 4) == Some(&sum.to_be_bytes())
+        if block.get(FIELD..FIELD + 4) == Some(&sum.to_be_bytes()) {
+            return true;
+        }
+        // Of a torn commit block the header alone may be there.
+        let used = size_of::<CommitHeader>();
+        let mut torn = block.to_vec();
+        if let Some(rest) = torn.get_mut(used..) {
+            rest.fill(0);
+        }
+        let sum = self.commit(&torn).map(u32::to_be_bytes);
+        block.get(FIELD..FIELD + 4) == sum.as_ref().map(<[u8; 4]>::as_slice)
     }
 
     /// The checksum that a data block's tag carries, 0 where there is none.

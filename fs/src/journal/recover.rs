@@ -10,7 +10,8 @@
 //! - The log runs from `s_start`, transaction `s_sequence`, until a block that
 //!   does not carry the expected sequence number.
 //! - A transaction counts when its commit block does. A commit block with a
-//!   wrong checksum ends the log. A damaged descriptor inside a transaction
+//!   wrong checksum ends the log where commits are asynchronous or its time
+//!   shows that it is left over; else it is corruption. A damaged descriptor inside a transaction
 //!   whose commit block is good is corruption, unless the commit's time shows
 //!   that it is left over from an earlier round of the log.
 //! - A revoke record of transaction T cancels the copies that transactions up
@@ -115,6 +116,7 @@ struct Scan<'a, 'l, P: Pmem + ?Sized> {
     fs_blocks: u64,
     checksum: Checksum,
     v1_checksum: bool,
+    async_commit: bool,
     bit64: bool,
     first: u32,
     end: u32,
@@ -147,6 +149,7 @@ impl<'a, 'l, P: Pmem + ?Sized> Scan<'a, 'l, P> {
             fs_blocks,
             checksum: Checksum::of(sb),
             v1_checksum: sb.s_feature_compat.get() & compat::CHECKSUM != 0,
+            async_commit: features & incompat::ASYNC_COMMIT != 0,
             bit64: features & incompat::BIT64 != 0,
             first,
             end,
@@ -360,7 +363,7 @@ impl<'a, 'l, P: Pmem + ?Sized> Scan<'a, 'l, P> {
         };
         let seconds = commit.h_commit_sec.get();
         if !self.checksum.commit_ok(block) {
-            return Ok(false);
+            return self.unsound_commit(seconds);
         }
         if self.v1_checksum {
             let digest = core::mem::replace(&mut self.v1, CRC32_BE.digest());
@@ -370,7 +373,7 @@ impl<'a, 'l, P: Pmem + ?Sized> Scan<'a, 'l, P> {
                 && commit.h_chksum_size == 4
                 && found == digest.finalize();
             if !absent && !matches {
-                return Ok(false);
+                return self.unsound_commit(seconds);
             }
         }
         if let Some(damaged) = pending.damaged {
@@ -399,6 +402,20 @@ impl<'a, 'l, P: Pmem + ?Sized> Scan<'a, 'l, P> {
         self.transactions = self.transactions.saturating_add(1);
         self.sequence = self.sequence.wrapping_add(1);
         Ok(true)
+    }
+
+    /// A commit block whose checksum is wrong: the end of the log if its time
+    /// shows that it is older than the transaction before it, or if commit
+    /// blocks were written without waiting for their transactions. Else the
+    /// journal is damaged.
+    fn unsound_commit(&self, seconds: u64) -> Result<bool, Error> {
+        if self.async_commit || seconds < self.last_commit_sec {
+            return Ok(false);
+        }
+        Err(corrupt(
+            "checksum of the commit block of a transaction",
+            u64::from(self.sequence),
+        ))
     }
 
     /// Checks a data block against its tag, as it lies in the journal.

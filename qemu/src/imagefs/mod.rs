@@ -7,6 +7,7 @@
 
 pub mod manifest;
 pub mod shell;
+pub mod trace;
 
 use crate::cli::{FileArgs, FsCommand};
 use quire_fs::{Ext4, FilePmem, MountOptions, Timestamp};
@@ -53,6 +54,10 @@ pub fn run(command: &FsCommand) -> u8 {
         FsCommand::Put { image, file, path } => shell::put(image, file, path),
         FsCommand::Run { image, script } => match read_script(script) {
             Ok(text) => shell::run(image, &text, true),
+            Err(e) => refuse(script, e),
+        },
+        FsCommand::Trace { image, script, log } => match read_script(script) {
+            Ok(text) => trace::run(image, &text, log),
             Err(e) => refuse(script, e),
         },
     }

@@ -6,7 +6,7 @@
 
 use super::{DAMAGED, OK, REFUSED, now, refuse};
 use quire::vfs::{MemDevices, Time, Vfs};
-use quire_fs::FilePmem;
+use quire_fs::{FilePmem, Pmem};
 use quire_shell::env::{Console, Env};
 use quire_shell::exec;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ pub const DEVICE: &str = "pmem0";
 const CHUNK: usize = 1 << 20;
 
 /// The terminal that this program was started from.
-struct Terminal;
+pub(super) struct Terminal;
 
 impl Console for Terminal {
     fn output(&mut self, bytes: &[u8]) {
@@ -37,13 +37,18 @@ impl Console for Terminal {
 /// A tree with the image as its only device.
 fn tree(image: &Path, writable: bool) -> Result<Vfs, String> {
     let pmem = FilePmem::open(image, writable).map_err(|e| e.to_string())?;
+    Ok(tree_over(Arc::new(pmem)))
+}
+
+/// A tree with some memory as its only device.
+pub(super) fn tree_over(pmem: Arc<dyn Pmem + Send + Sync>) -> Vfs {
     let devices = MemDevices::new();
-    devices.add(DEVICE, Arc::new(pmem));
+    devices.add(DEVICE, pmem);
     let clock = || Time {
         seconds: now(),
         nanoseconds: 0,
     };
-    Ok(Vfs::new(Box::new(devices), clock))
+    Vfs::new(Box::new(devices), clock)
 }
 
 /// Runs a script with the image mounted.

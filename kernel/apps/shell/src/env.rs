@@ -44,6 +44,14 @@ pub trait Console {
     fn width(&self) -> Option<usize> {
         None
     }
+    /// A script's pipeline that begins on this line, from 1, is about to run.
+    fn begins(&mut self, line: usize) {
+        let _ = line;
+    }
+    /// It has run, with this status.
+    fn ended(&mut self, status: u8) {
+        let _ = status;
+    }
     /// Whether the person has asked to stop what is running (Ctrl-C).
     fn interrupted(&mut self) -> bool {
         false

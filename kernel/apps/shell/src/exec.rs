@@ -49,7 +49,9 @@ pub fn run(env: &mut Env, script: &[u8]) -> u8 {
         if skip {
             continue;
         }
+        env.console.begins(pipeline.line);
         list = run_pipeline(env, pipeline);
+        env.console.ended(list);
         if let Some(status) = env.leaving {
             return if first_failure == 0 {
                 status

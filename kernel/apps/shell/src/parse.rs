@@ -103,6 +103,8 @@ pub enum Join {
 /// Commands, each of which reads what the one before it printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pipeline {
+    /// The script's line that it begins on, from 1.
+    pub line: usize,
     /// How it hangs on the pipeline before.
     pub join: Join,
     /// At least one.
@@ -274,11 +276,15 @@ pub fn parse(text: &[u8]) -> Result<Vec<Pipeline>, SyntaxError> {
     let mut commands: Vec<Command> = Vec::new();
     let mut command: Option<Command> = None;
     let mut join = Join::Always;
+    let mut begin = None;
     // What the grammar still waits for, so that an open end can be named.
     let mut waiting: Option<&str> = None;
 
     let refuse = |line: usize, what: String| Err(SyntaxError { line, what });
     while let Some((token, line)) = lexer.next()? {
+        if matches!(token, Token::Word(_) | Token::Redirect(_)) {
+            begin.get_or_insert(line);
+        }
         match token {
             Token::Word(word) => {
                 command.get_or_insert_default().words.push(word);
@@ -309,7 +315,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Pipeline>, SyntaxError> {
                     Some(done) => {
                         commands.push(done);
                         let commands = core::mem::take(&mut commands);
-                        script.push(Pipeline { join, commands });
+                        let line = begin.take().unwrap_or(line);
+                        script.push(Pipeline {
+                            line,
+                            join,
+                            commands,
+                        });
                     }
                     // An empty line, or a line's end after an operator.
                     None if token == Token::End
@@ -335,7 +346,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Pipeline>, SyntaxError> {
     match command.take() {
         Some(done) => {
             commands.push(done);
-            script.push(Pipeline { join, commands });
+            let line = begin.unwrap_or(lexer.line);
+            script.push(Pipeline {
+                line,
+                join,
+                commands,
+            });
         }
         None => {
             if let Some(name) = waiting {
@@ -386,6 +402,13 @@ mod tests {
             words("echo a;echo 'b;c'"),
             [vec!["echo", "a"], vec!["echo", "b;c"]]
         );
+    }
+
+    #[test]
+    fn a_pipeline_knows_its_line() {
+        let script = parse(b"a; b\n\n# c\nd 'x\ny' |\ne &&\n> f\n").unwrap();
+        let lines: Vec<usize> = script.iter().map(|pipeline| pipeline.line).collect();
+        assert_eq!(lines, [1, 1, 4, 7]);
     }
 
     #[test]
