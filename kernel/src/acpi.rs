@@ -7,10 +7,16 @@
 //! else. (The crate's own walk trusts each length, and reads the XSDT's
 //! entries, which are only 4-aligned, as if they were 8-aligned.)
 //!
-//! AML isn't interpreted at boot: that costs more than all the rest. What
-//! power-off needs, the sleep type of `\_S5`, is found by its bytes.
+//! The firmware's methods ([`evaluate`]) are made ready when somebody asks
+//! first, which is no earlier than the devices that need them. What power-off
+//! needs, the sleep type of `\_S5`, is found by its bytes.
 //!
 //! ACPI 6.5: 5.2.5 (RSDP), 5.2.6 (header), 5.2.7 and 5.2.8 (RSDT, XSDT).
+
+pub mod aml;
+mod machine;
+
+pub use machine::{below, devices, evaluate, take_notifications};
 
 use crate::error::{Error, Result};
 use crate::mm;

@@ -25,3 +25,24 @@ pub fn detach(name: &str, wait: core::time::Duration) -> crate::error::Result<()
     let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
     crate::pmem::lifecycle::detach(name, crate::sched::now_ns().saturating_add(wait))
 }
+
+pub use crate::pmem::info::Map;
+pub use crate::pmem::label::{LabelSet, State as LabelState, Uuid, Version as LabelVersion};
+pub use crate::pmem::layout::Layout;
+pub use crate::pmem::provision::Wish;
+
+/// What changes of namespaces and labels need: this machine's DIMMs, regions
+/// and memory.
+pub fn provision() -> crate::pmem::provision::Context<'static> {
+    let inventory = inventory();
+    crate::pmem::provision::Context {
+        dimms: &inventory.dimms,
+        regions: &inventory.regions,
+        reach: alloc::sync::Arc::new(crate::pmem::DirectMap),
+        random: &|| {
+            let mut bytes = [0; 8];
+            super::system::arbitrary_bytes(&mut bytes);
+            u64::from_le_bytes(bytes)
+        },
+    }
+}

@@ -38,7 +38,7 @@ use arch::{PAGE_SIZE, PhysAddr, VirtAddr};
 use core::ops::Range;
 use quire_arch as arch;
 
-pub use device::map_device;
+pub use device::{map_device, map_with};
 
 /// The in-kernel tests of this module.
 pub const TESTS: &[Test] = tests::TESTS;

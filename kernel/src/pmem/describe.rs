@@ -1,6 +1,9 @@
 //! What listings say about persistent memory, as ordered keys and values that
 //! print as JSON. Keys are `ndctl list`'s where it has them.
 
+use super::identity::Mode;
+use super::label::Slot;
+use super::layout::Layout;
 use super::namespace::Namespace;
 use super::region::{Dimm, Region};
 use alloc::string::String;
@@ -18,6 +21,8 @@ pub enum Value {
     Flag(bool),
     /// Objects.
     List(Vec<Object>),
+    /// One object.
+    One(Object),
 }
 
 /// Keys and values in order.
@@ -60,6 +65,7 @@ impl fmt::Display for Value {
             Self::Text(text) => quoted(f, text),
             Self::Number(number) => write!(f, "{number}"),
             Self::Flag(flag) => write!(f, "{flag}"),
+            Self::One(object) => write!(f, "{object}"),
             Self::List(list) => {
                 f.write_str("[")?;
                 for (nth, object) in list.iter().enumerate() {
@@ -98,20 +104,24 @@ pub fn dimm(dimm: &Dimm) -> Object {
     object
 }
 
-/// A region.
-pub fn region(region: &Region) -> Object {
+/// A region. `dimms` are all DIMMs there are, for their labels.
+pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
+    let layout = Layout::read(region, dimms);
+    let (available, largest) = layout.available();
     let mut object = Object::default()
         .text("dev", &*region.dev)
         .number("size", region.size())
-        .number("align", region.align())
-        // Without labels the whole region is one namespace.
-        .number("available_size", 0u64)
-        .number("max_available_extent", 0u64)
+        .number("align", layout.step().min(region.size()))
+        .number("available_size", available)
+        .number("max_available_extent", largest)
         .text("type", "pmem");
-    if let Some(node) = region.numa_node {
-        object = object.number("numa_node", node);
-    }
-    if let Some(id) = region.iset_id {
+    object = numa(object, region);
+    // As the labels have it, if there are labels.
+    let id = match layout.is_labelled() {
+        true => Some(layout.cookie()),
+        false => region.iset_id,
+    };
+    if let Some(id) = id {
         object = object.number("iset_id", id);
     }
     let mappings = region.mappings.iter().map(|mapping| {
@@ -126,6 +136,9 @@ pub fn region(region: &Region) -> Object {
         .text("persistence_domain", region.persistence_domain.name())
         .text("resource", alloc::format!("{:#x}", region.range.start))
         .text("source", region.source);
+    if let Some(version) = layout.version() {
+        object = object.text("label_version", alloc::format!("{version}"));
+    }
     if let Some(reason) = &region.read_only {
         object.0.push(("readonly", Value::Flag(true)));
         object = object.text("readonly_reason", &**reason);
@@ -133,33 +146,122 @@ pub fn region(region: &Region) -> Object {
     object
 }
 
+fn numa(mut object: Object, region: &Region) -> Object {
+    if let Some(node) = region.numa_node {
+        object = object.number("numa_node", node).number("target_node", node);
+    }
+    object
+}
+
 /// A namespace.
 pub fn namespace(namespace: &Namespace) -> Object {
+    let (identity, region) = (namespace.identity(), namespace.region());
     let mut object = Object::default()
         .text("dev", namespace.name())
-        .text("mode", "raw")
-        .text("map", "mem")
-        .number("size", namespace.len())
-        .number("sector_size", 512u64)
-        .text("blockdev", namespace.name());
-    if let Some(node) = namespace.region().numa_node {
-        object = object.number("numa_node", node);
+        .text("mode", identity.mode.name());
+    // What is kept where; sectors have no descriptors.
+    match &identity.mode {
+        Mode::FsDax(info) | Mode::DevDax(info) => object = object.text("map", info.map.name()),
+        Mode::Raw => object = object.text("map", "mem"),
+        Mode::Sector(_) => {}
     }
-    object = object
-        .number("align", namespace.region().align())
-        .text("region", &*namespace.region().dev)
+    object = object.number("size", identity.size());
+    if let Some(uuid) = identity.uuid() {
+        object = object.text("uuid", alloc::format!("{uuid}"));
+    }
+    if let Some(uuid) = identity.raw_uuid() {
+        object = object.text("raw_uuid", alloc::format!("{uuid}"));
+    }
+    match &identity.mode {
+        Mode::DevDax(info) => {
+            let device = Object::default()
+                .text("chardev", namespace.name())
+                .number("size", identity.size());
+            let device = match region.numa_node {
+                Some(node) => device.number("target_node", node),
+                None => device,
+            };
+            let device = device
+                .number("align", u64::from(info.align))
+                .text("mode", "devdax");
+            let daxregion = Object::default()
+                .number("id", identity.region as u64)
+                .number("size", identity.size())
+                .number("align", u64::from(info.align));
+            let mut daxregion = daxregion;
+            daxregion
+                .0
+                .push(("devices", Value::List(Vec::from([device]))));
+            object.0.push(("daxregion", Value::One(daxregion)));
+            object = object
+                .number("align", u64::from(info.align))
+                .text("chardev", namespace.name());
+        }
+        Mode::FsDax(info) => {
+            object = object
+                .number("sector_size", identity.sector_size())
+                .number("align", u64::from(info.align))
+                .text("blockdev", namespace.name());
+        }
+        Mode::Raw => {
+            object = object
+                .number("sector_size", identity.sector_size())
+                .number("align", region.align())
+                .text("blockdev", namespace.name());
+        }
+        Mode::Sector(_) => {
+            object = object
+                .number("sector_size", identity.sector_size())
+                .text("blockdev", namespace.name());
+        }
+    }
+    if !identity.planned.name.is_empty() {
+        object = object.text("name", &*identity.planned.name);
+    }
+    object = numa(object, region)
+        .text("namespace", identity.namespace())
+        .text("region", &*region.dev)
         .text(
             "resource",
-            alloc::format!("{:#x}", namespace.region().range.start),
+            alloc::format!("{:#x}", identity.planned.range.start),
         );
     if let Some(reason) = namespace.read_only_reason() {
         object.0.push(("readonly", Value::Flag(true)));
         object = object.text("readonly_reason", reason);
     }
-    if !namespace.pgmap().is_alive() {
-        object = object.text("state", "disabled");
-    } else if let Some(user) = namespace.user() {
+    if let Some(problem) = &identity.problem {
+        object = object.text("problem", &**problem);
+    }
+    if let Some(user) = namespace.user() {
         object = object.text("used_by", user);
     }
     object
+}
+
+/// A label, with the keys of `ndctl read-labels`.
+pub fn label(slot: u32, what: &Slot) -> Object {
+    let object = Object::default();
+    match what {
+        Slot::Namespace(label) => object
+            .text("uuid", alloc::format!("{}", label.uuid))
+            .text("name", &*label.name)
+            .number("slot", slot)
+            .number("position", label.position)
+            .number("nlabel", label.nlabel)
+            .number("flags", label.flags)
+            .number("isetcookie", label.iset_cookie)
+            .number("lbasize", label.lbasize)
+            .number("dpa", label.dpa)
+            .number("rawsize", label.rawsize)
+            .text("abstraction", alloc::format!("{:?}", label.abstraction)),
+        Slot::Region(label) => object
+            .text("region", alloc::format!("{}", label.uuid))
+            .number("slot", slot)
+            .number("position", label.position)
+            .number("nlabel", label.nlabel)
+            .number("flags", label.flags)
+            .number("dpa", label.dpa)
+            .number("rawsize", label.rawsize)
+            .text("hpa", alloc::format!("{:#x}", label.hpa)),
+    }
 }

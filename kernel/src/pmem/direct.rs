@@ -1,5 +1,6 @@
 //! This machine's persistent memory: its tables, its direct map.
 
+use super::firmware::{AcpiMethods, Root};
 use super::{Machine, NfitSource, Reach, Source};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
@@ -59,7 +60,13 @@ impl Machine for ThisMachine {
 /// Finds the persistent memory of this machine and makes namespaces of it.
 /// Once, at start, when ACPI tables are known.
 pub fn start() {
-    let nfit = acpi::table(b"NFIT", 0).map(|table| NfitSource { table });
+    let table = acpi::table(b"NFIT", 0);
+    // Without NVDIMMs the firmware's methods are not needed.
+    let root = table.and_then(|_| Root::find(Arc::new(AcpiMethods)));
+    let nfit = table.map(|table| NfitSource {
+        table,
+        root: root.as_ref(),
+    });
     let sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
     super::init(&sources, &ThisMachine, &reach);

@@ -193,6 +193,7 @@ pub(crate) fn host_region(start: u64, len: u64) -> super::Region {
         range: start..start + len,
         numa_node: Some(0),
         iset_id: None,
+        compat_iset_id: None,
         mappings: Vec::new(),
         persistence_domain: super::region::PersistenceDomain::MemoryController,
         read_only: None,

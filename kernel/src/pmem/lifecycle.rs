@@ -30,13 +30,29 @@ pub fn detach(name: &str, deadline_ns: u64) -> Result<()> {
         return Err(Error::busy(format!("{name} is detached already")));
     }
     let namespace = find(name)?;
+    let list = || DETACHED.lock().push(namespace.clone());
+    take_away(&namespace, deadline_ns, list)?;
+    log::info!("pmem: detached {name}");
+    Ok(())
+}
+
+/// Takes a namespace away for good: it will be made anew, or not at all.
+pub(super) fn remove(namespace: &Arc<Namespace>) -> Result<()> {
+    let deadline = crate::sched::now_ns().saturating_add(REMOVE_NS);
+    take_away(namespace, deadline, || {})
+}
+
+/// How long folios may take to come to rest when a namespace is removed.
+const REMOVE_NS: u64 = 1_000_000_000;
+
+fn take_away(namespace: &Arc<Namespace>, deadline_ns: u64, keep: impl FnOnce()) -> Result<()> {
     // From here on nobody can start to use it: every use begins with a claim.
     namespace.seize("detached")?;
     let map = namespace.pgmap();
     if !map.quiesce(deadline_ns) {
         let who = in_the_way(map);
         namespace.let_go();
-        return Err(Error::busy(format!("{name}: {who}")));
+        return Err(Error::busy(format!("{}: {who}", namespace.name())));
     }
     map.kill();
     // Nothing rises from 0 any more, and nobody had anything: a reference
@@ -45,9 +61,8 @@ pub fn detach(name: &str, deadline_ns: u64) -> Result<()> {
     namespace.unmap()?;
     map.release()?;
     map.trim();
-    DETACHED.lock().push(namespace.clone());
-    ALL.lock().retain(|other| !Arc::ptr_eq(other, &namespace));
-    log::info!("pmem: detached {name}");
+    keep();
+    ALL.lock().retain(|other| !Arc::ptr_eq(other, namespace));
     Ok(())
 }
 

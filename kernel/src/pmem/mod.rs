@@ -12,12 +12,18 @@
 //! Rules: nothing is written unless a claim for writing was given; a range that
 //! overlaps anything is not used; names don't depend on the order of tables.
 
+pub mod btt;
 pub mod describe;
 mod direct;
+pub mod firmware;
+pub mod identity;
+pub mod info;
 pub mod label;
+pub mod layout;
 pub mod lifecycle;
 pub mod namespace;
 pub mod nfit;
+pub mod provision;
 pub mod region;
 
 #[cfg(test)]
@@ -67,29 +73,9 @@ pub fn init(sources: &[&dyn Source], machine: &dyn Machine, reach: &Arc<dyn Reac
     for warning in &found.warnings {
         log::warn!("pmem: {warning}");
     }
+    let is_ram = |range: Range<u64>| machine.is_ram(range);
     for (number, region) in found.regions.iter().enumerate() {
-        let is_ram = |range: Range<u64>| machine.is_ram(range);
-        let (start, free) = (crate::sched::now_ns(), crate::mm::stats().free);
-        let attached = attach(number, region.clone(), reach.clone(), &is_ram);
-        // What attaching costs must not depend on the size: it is measured at
-        // every start.
-        let ns = crate::sched::now_ns().saturating_sub(start);
-        let ram = free.saturating_sub(crate::mm::stats().free);
-        match attached {
-            Ok(namespace) => log::info!(
-                "pmem: {} base={} size={} domain={}{} ns={ns} ram={ram}",
-                namespace.name(),
-                namespace.phys(),
-                namespace.len(),
-                region.persistence_domain.name(),
-                if region.read_only.is_some() {
-                    " read-only"
-                } else {
-                    ""
-                }
-            ),
-            Err(error) => log::error!("pmem: {} left out: {error}", region.dev),
-        }
+        provision::attach_region(number, region, &found.dimms, reach, &is_ram);
     }
     INVENTORY.call_once(|| Inventory {
         dimms: found.dimms,

@@ -1,7 +1,8 @@
 //! Namespaces: what can be mounted, formatted or mapped, by name.
 //!
-//! A region without labels is one raw namespace, `pmem0`, `pmem1`, … in the
-//! order of addresses. Its memory enters the direct map a GiB at a time, when it
+//! A region without labels is one namespace, `pmem0`, `pmem1`, … in the order
+//! of addresses; [`super::provision`] makes those that labels describe. Its
+//! memory enters the direct map a GiB at a time, when it
 //! is first used: write-back, never executable, and **read-only** until somebody claims it for writing;
 //! it is read-only again when the claim goes.
 //!
@@ -11,6 +12,7 @@
 //! Lock order: the registry, then a namespace's claim; nothing is called under
 //! either but the page table's changes.
 
+use super::identity::{Identity, Mode};
 use super::region::{PersistenceDomain, Region};
 use crate::error::{Error, Result};
 use crate::memmap::{self, MemoryType, Pgmap, Spec};
@@ -56,6 +58,8 @@ const WINDOW: u64 = 1 << 30;
 /// A namespace.
 pub struct Namespace {
     name: String,
+    identity: Identity,
+    /// The region it is on, but of that only the part that is its data.
     region: Region,
     map: Arc<Pgmap>,
     base: VirtAddr,
@@ -66,17 +70,27 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn attach(
-        name: String,
-        region: Region,
+    /// Makes one of the part of `region` that `identity` says; it isn't listed
+    /// yet.
+    pub(super) fn attach(
+        identity: Identity,
+        mut region: Region,
         reach: Arc<dyn Reach>,
         is_ram: &dyn Fn(Range<u64>) -> bool,
     ) -> Result<Arc<Self>> {
+        let name = identity.device();
+        region.range = identity.data();
+        if identity.planned.read_only && region.read_only.is_none() {
+            region.read_only = Some("its label says that it is read-only".into());
+        }
         let range = PhysAddr(region.range.start)..PhysAddr(region.range.end);
         let map = memmap::claim(
             Spec {
                 name: name.clone(),
-                kind: MemoryType::FsDax,
+                kind: match identity.mode {
+                    Mode::DevDax(_) => MemoryType::Generic,
+                    _ => MemoryType::FsDax,
+                },
                 range: range.clone(),
                 ops: None,
             },
@@ -98,6 +112,7 @@ impl Namespace {
         }
         Ok(Arc::new(Self {
             name,
+            identity,
             region,
             map,
             base,
@@ -113,7 +128,12 @@ impl Namespace {
         &self.name
     }
 
-    /// The region it is on.
+    /// What it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The region it is on; its range is the namespace's data's.
     pub fn region(&self) -> &Region {
         &self.region
     }
@@ -212,8 +232,16 @@ impl Namespace {
     /// A new namespace with what this one, which is detached, was made of.
     pub(super) fn again(&self) -> Result<Arc<Self>> {
         // Its range was compared with RAM when it was found.
-        let (name, region) = (self.name.clone(), self.region.clone());
-        Self::attach(name, region, self.reach.clone(), &|_| false)
+        let (identity, region) = (self.identity.clone(), self.region.clone());
+        Self::attach(identity, region, self.reach.clone(), &|_| false)
+    }
+
+    /// Ends one that nobody uses and that isn't listed.
+    pub(super) fn discard(&self) -> Result<()> {
+        self.map.kill();
+        self.map.drain(None);
+        self.unmap()?;
+        self.map.release()
     }
 
     /// Enters it in the list.
@@ -483,15 +511,15 @@ pub fn find(name: &str) -> Result<Arc<Namespace>> {
         .ok_or_else(|| Error::not_found(format!("device {name}")))
 }
 
-/// Makes a namespace of a region and lists it as `pmemN`.
+/// Makes a raw namespace of a region and lists it as `pmemN`.
 pub fn attach(
     number: usize,
     region: Region,
     reach: Arc<dyn Reach>,
     is_ram: &dyn Fn(Range<u64>) -> bool,
 ) -> Result<Arc<Namespace>> {
-    let name = format!("pmem{number}");
-    let new = Namespace::attach(name, region, reach, is_ram)?;
+    let identity = Identity::whole(number, &region);
+    let new = Namespace::attach(identity, region, reach, is_ram)?;
     new.list();
     Ok(new)
 }

@@ -8,6 +8,8 @@
 //! Names are given by address and by handle, so that the same machine has the
 //! same names at every start.
 
+use super::firmware::Root;
+use super::firmware::labels::NfitLabels;
 use super::nfit::{Entry, Nfit, PlatformCapabilities, RangeType, StateFlags};
 use crate::error::Error;
 use alloc::collections::BTreeMap;
@@ -177,6 +179,8 @@ pub struct Region {
     pub numa_node: Option<u32>,
     /// Identifies the interleave set; `None` without DIMMs.
     pub iset_id: Option<u64>,
+    /// The same, as labels of version 1.1 have it.
+    pub compat_iset_id: Option<u64>,
     /// What backs it, in order.
     pub mappings: Vec<Mapping>,
     /// What a power loss spares.
@@ -297,6 +301,8 @@ fn firmware(origin: (&'static str, usize), reason: impl Into<String>) -> Error {
 pub struct NfitSource<'a> {
     /// The table's bytes.
     pub table: &'a [u8],
+    /// The firmware's methods for NVDIMMs, if it has them.
+    pub root: Option<&'a Root>,
 }
 
 /// What the table's entries say, gathered before they are put together:
@@ -401,30 +407,36 @@ fn unique_id(control: &super::nfit::ControlRegion) -> String {
     }
 }
 
-/// The interleave set's identity: Fletcher's 64-bit sum over 48 bytes for each
-/// DIMM in order of its offset in the set (offset, serial number, vendor,
-/// date, location, zeros), as namespace labels record it.
-fn iset_id(members: &[(u64, Option<super::nfit::ControlRegion>)]) -> Option<u64> {
-    let (mut low, mut high) = (0u32, 0u64);
+/// The interleave set's identity: a Fletcher sum over a record for each DIMM in
+/// order of its offset in the set. For labels since version 1.2 a record has 48
+/// bytes (offset, serial number, vendor, date, location, zeros), for version
+/// 1.1 it has 16 (offset, serial number, zeros).
+fn iset_id(members: &[(u64, Option<super::nfit::ControlRegion>)], compat: bool) -> Option<u64> {
+    let mut records = Vec::new();
     for (offset, control) in members {
         let control = (*control)?;
-        let mut bytes = [0u8; 48];
-        let fields = offset
-            .to_le_bytes()
-            .into_iter()
-            .chain(control.serial_number)
-            .chain(control.vendor_id)
-            .chain(control.manufacturing_date)
-            .chain([control.manufacturing_location]);
-        for (to, from) in bytes.iter_mut().zip(fields) {
-            *to = from;
+        let mut record: Vec<u8> = offset.to_le_bytes().into();
+        record.extend(control.serial_number);
+        if !compat {
+            record.extend(control.vendor_id);
+            record.extend(control.manufacturing_date);
+            record.push(control.manufacturing_location);
         }
-        for word in bytes.as_chunks::<4>().0 {
-            low = low.wrapping_add(u32::from_le_bytes(*word));
-            high = high.wrapping_add(u64::from(low));
-        }
+        record.resize(if compat { 16 } else { 48 }, 0);
+        records.extend(record);
     }
-    (!members.is_empty()).then_some(high << 32 | u64::from(low))
+    (!members.is_empty()).then(|| super::label::format::fletcher64(&records))
+}
+
+impl NfitSource<'_> {
+    /// The label area of the device with this handle.
+    fn labels_of(&self, handle: u32) -> crate::error::Result<Option<super::LabelStore>> {
+        let Some(device) = self.root.and_then(|root| root.device(handle)) else {
+            return Ok(None);
+        };
+        let area = NfitLabels::find(&device)?;
+        Ok(area.map(|area| super::LabelStore(Arc::new(area))))
+    }
 }
 
 impl Source for NfitSource<'_> {
@@ -481,7 +493,8 @@ impl Source for NfitSource<'_> {
                 dev: String::new(),
                 range: spa.base..end,
                 numa_node: spa.numa_domain(),
-                iset_id: iset_id(&ids),
+                iset_id: iset_id(&ids, false),
+                compat_iset_id: iset_id(&ids, true),
                 mappings: members
                     .iter()
                     .enumerate()
@@ -500,7 +513,15 @@ impl Source for NfitSource<'_> {
             };
             found.add_region(region, origin);
         }
-        found.dimms.extend(dimms.into_values());
+        for (handle, mut dimm) in dimms {
+            match self.labels_of(handle) {
+                Ok(labels) => dimm.labels = labels,
+                Err(error) => found
+                    .warnings
+                    .push(format!("{}: labels: {error}", dimm.dev)),
+            }
+            found.dimms.push(dimm);
+        }
     }
 }
 
@@ -523,7 +544,7 @@ mod tests {
 
     fn discover(table: &[u8]) -> Found<'static> {
         let mut found = Found::new(&TestMachine);
-        NfitSource { table }.discover(&mut found);
+        NfitSource { table, root: None }.discover(&mut found);
         found.finish();
         found
     }

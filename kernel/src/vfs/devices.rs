@@ -12,6 +12,8 @@ use quire_fs::Pmem;
 use crate::error::{Error, Result};
 use crate::memmap::Pgmap;
 use crate::pmem;
+use crate::pmem::btt::Btt;
+use crate::pmem::identity::Mode;
 
 use super::Mutex;
 
@@ -49,19 +51,29 @@ impl Devices for Namespaces {
         let namespaces = pmem::namespaces();
         let info = |namespace: &Arc<pmem::Namespace>| DeviceInfo {
             name: String::from(namespace.name()),
-            size: namespace.len(),
+            size: namespace.identity().size(),
             writable: namespace.read_only_reason().is_none(),
         };
         namespaces.iter().map(info).collect()
     }
 
     fn open(&self, name: &str, writable: bool, user: &str) -> Result<Arc<dyn Pmem + Send + Sync>> {
-        let claim = pmem::find(name)?.claim(user, writable)?;
-        Ok(Arc::new(claim.pmem()))
+        let namespace = pmem::find(name)?;
+        let media = namespace.claim(user, writable)?.pmem();
+        match namespace.identity().mode {
+            Mode::Raw | Mode::FsDax(_) => Ok(Arc::new(media)),
+            Mode::Sector(_) => Ok(Arc::new(Btt::open(media)?)),
+            Mode::DevDax(_) => Err(Error::NotPermitted {
+                why: alloc::format!("{name} is a character device: it has no file systems").into(),
+            }),
+        }
     }
 
     fn pgmap(&self, name: &str) -> Option<Arc<Pgmap>> {
-        Some(pmem::find(name).ok()?.pgmap().clone())
+        let namespace = pmem::find(name).ok()?;
+        // Sectors move about: files on them can't be mapped.
+        let is_memory = !matches!(namespace.identity().mode, Mode::Sector(_));
+        is_memory.then(|| namespace.pgmap().clone())
     }
 }
 

@@ -11,6 +11,7 @@ use quire::error::Error;
 
 use super::Entry;
 use super::content::Dump;
+use super::provision;
 use crate::env::{Context, Failure, Outcome, What, shown, usage};
 use crate::format::human;
 use crate::json::{self, Json};
@@ -41,9 +42,59 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "pmem",
         "discovery",
-        "list [-i]|health [--json] | detach [-t SECONDS] DEV | attach DEV",
-        "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back",
+        "list [-i]|health [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
+        "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back; make and delete namespaces and labels",
         &[
+            valued(
+                b'r',
+                "region",
+                "REGION",
+                "create: there; where there is room when not said",
+            ),
+            valued(
+                b's',
+                "size",
+                "SIZE",
+                "create: all of the namespace; as much as goes when not said",
+            ),
+            valued(
+                b'm',
+                "mode",
+                "MODE",
+                "create: fsdax (when not said), devdax, sector or raw",
+            ),
+            valued(
+                b'M',
+                "map",
+                "mem|dev",
+                "create: page descriptors in RAM, or in the namespace (when not said)",
+            ),
+            valued(
+                b'a',
+                "align",
+                "SIZE",
+                "create: for leaves of 4K, 2M (when not said) or 1G",
+            ),
+            valued(b'n', "name", "NAME", "create: its name, 63 bytes at most"),
+            valued(
+                b'u',
+                "uuid",
+                "UUID",
+                "create: its identity; a random one when not said",
+            ),
+            valued(
+                b'l',
+                "sector-size",
+                "SIZE",
+                "create: bytes of a sector; 4096 when not said",
+            ),
+            valued(
+                b'V',
+                "label-version",
+                "1.1|1.2",
+                "label init: the layout; 1.2 when not said",
+            ),
+            flag(0, "force", "lose what is there"),
             flag(b'i', "idle", "list: detached namespaces as well"),
             valued(
                 b't',
@@ -151,13 +202,14 @@ pub(super) const COMMANDS: &[Entry] = &[
 ];
 
 /// Puts ordered keys and values into a document.
-fn describe(j: &mut Json, key: &str, object: &Object) {
+pub(super) fn describe(j: &mut Json, key: &str, object: &Object) {
     j.object(key, |j| {
         for (key, value) in &object.0 {
             match value {
                 Value::Text(text) => j.string(key, text),
                 Value::Number(number) => j.number(key, number),
                 Value::Flag(flag) => j.boolean(key, *flag),
+                Value::One(object) => describe(j, key, object),
                 Value::List(list) => j.array(key, |j| {
                     for object in list {
                         describe(j, "", object);
@@ -179,7 +231,22 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
             let device = shown(device);
             pmem::attach(&device).map(drop).what(&device)
         }
-        _ => usage("list, health, detach DEV or attach DEV"),
+        [b"create" | b"create-namespace"] => provision::create(ctx),
+        [b"destroy" | b"destroy-namespace", device] => provision::destroy(ctx, &shown(device)),
+        [b"rename", device, name] => provision::rename(ctx, &shown(device), &shown(name)),
+        [b"resize", device, bytes] => {
+            let (device, bytes) = (shown(device), bytes.to_vec());
+            provision::resize(ctx, &device, &bytes)
+        }
+        [b"label", b"init", dimm] => provision::label_init(ctx, &shown(dimm)),
+        [b"label", b"zero", dimm] => provision::label_zero(ctx, &shown(dimm)),
+        [b"label", b"read", dimm] => provision::label_read(ctx, &shown(dimm)),
+        [b"label", b"check"] => provision::label_check(ctx, None),
+        [b"label", b"check", dimm] => provision::label_check(ctx, Some(&shown(dimm))),
+        _ => usage(
+            "list, health, detach DEV, attach DEV, create, destroy DEV, rename DEV NAME, \
+             resize DEV SIZE, or label init|zero|read|check DIMM",
+        ),
     }
 }
 
@@ -211,7 +278,7 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
             });
             j.array("regions", |j| {
                 for region in &inventory.regions {
-                    describe(j, "", &pmem::describe::region(region));
+                    describe(j, "", &pmem::describe::region(region, &inventory.dimms));
                 }
             });
             j.array("namespaces", |j| {
@@ -260,7 +327,7 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
             ctx,
             "{:<10} {} on {} {}\n",
             namespace.name(),
-            human(namespace.len()),
+            human(namespace.identity().size()),
             namespace.region().dev,
             namespace.user().unwrap_or_else(|| "free".to_string()),
         );

@@ -17,6 +17,7 @@ mod list;
 mod machine;
 mod mapping;
 mod prof;
+mod provision;
 
 /// A command.
 pub struct Entry {
