@@ -31,7 +31,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{PageSize, PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SIZE, PageSize, PhysAddr, VirtAddr};
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
@@ -641,15 +641,72 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
         range.end
     }
 
-    /// Lets stores through the leaf that covers `va`; the leaf as it was. No
-    /// flush is needed for more rights than before, but a CPU may fault once
-    /// more by what it remembers.
-    pub fn allow_write(&mut self, va: VirtAddr) -> Result<Leaf, MapError> {
+    /// Takes the right to store from the leaves in `range`, of which none
+    /// sticks out, and returns how many had it: if not 0, the caller flushes.
+    pub fn forbid_write(&mut self, range: Range<VirtAddr>) -> Result<u64, MapError> {
+        if range.start >= range.end {
+            return Ok(0);
+        }
+        check_range(range.start, range.end - range.start)?;
+        self.forbid_write_level(self.root, TOP, range.start.0..range.end.0)
+    }
+
+    fn forbid_write_level(
+        &self,
+        table: PhysAddr,
+        level: u32,
+        range: Range<u64>,
+    ) -> Result<u64, MapError> {
+        let first = index(VirtAddr(range.start), level);
+        // SAFETY: as in `entry`.
+        let table: &RawTable = unsafe { &*self.memory.ptr(table) };
+        let mut va = range.start;
+        let mut count = 0;
+        for entry in table.iter().skip(first) {
+            if va >= range.end {
+                break;
+            }
+            let next = next_entry(va, level);
+            let value = entry.load(Ordering::Relaxed);
+            match E::decode(value, size_at(level)) {
+                Entry::Empty => {}
+                Entry::Leaf(leaf) if !leaf.attrs.write => {}
+                Entry::Leaf(leaf) => {
+                    if level > 0
+                        && (next > range.end || !VirtAddr(va).is_aligned(leaf.size.bytes()))
+                    {
+                        return Err(MapError::Misaligned);
+                    }
+                    let attrs = leaf.attrs.with_write(false);
+                    replace(entry, value, |old| reattributed::<E>(old, leaf, attrs));
+                    count += 1;
+                }
+                Entry::Table(child) => {
+                    let part = va..next.min(range.end);
+                    count += self.forbid_write_level(child, level.saturating_sub(1), part)?;
+                }
+            }
+            va = next;
+        }
+        Ok(count)
+    }
+
+    /// Lets stores through the leaf that covers `va`, whose page lies at `pa`;
+    /// the leaf as it was. No flush is needed for more rights than before, but
+    /// a CPU may fault once more by what it remembers.
+    pub fn allow_write(&mut self, va: VirtAddr, pa: PhysAddr) -> Result<Leaf, MapError> {
         let (table, level) = self.find(va).ok_or(MapError::NotMapped(va))?;
         let entry = self.entry(table, index(va, level));
         let value = entry.load(Ordering::Relaxed);
         match E::decode(value, size_at(level)) {
             Entry::Leaf(leaf) => {
+                let in_leaf = va.offset_in(leaf.size.bytes()) & !(PAGE_SIZE as u64 - 1);
+                if leaf.pa + in_leaf != pa {
+                    return Err(MapError::Occupied(va));
+                }
+                if leaf.attrs.write {
+                    return Ok(leaf);
+                }
                 let attrs = leaf.attrs.with_write(true);
                 replace(entry, value, |old| reattributed::<E>(old, leaf, attrs));
                 Ok(leaf)

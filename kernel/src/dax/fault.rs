@@ -17,37 +17,53 @@ use crate::error::{Error, Result};
 use crate::memmap::FolioId;
 use crate::mm::space;
 use crate::sync::RwLock;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use quire_arch::table::{Attrs, Leaf, MapError};
+use quire_arch::table::{Attrs, MapError};
 use quire_arch::{PageSize, VirtAddr};
 
-/// Mappings by address.
-static MAPPED: RwLock<BTreeMap<u64, Arc<Inner>>> = RwLock::new(BTreeMap::new());
+/// Mappings, in order of their addresses: first address, end.
+static MAPPED: RwLock<Vec<(u64, u64, Arc<Inner>)>> = RwLock::new(Vec::new());
 
 /// Lets faults find a mapping.
 pub(super) fn add_mapping(inner: &Arc<Inner>) {
-    MAPPED.write().insert(inner.start.as_u64(), inner.clone());
+    let (start, end) = (inner.start.as_u64(), inner.end().as_u64());
+    let mut all = MAPPED.write();
+    let at = all.partition_point(|(other, ..)| *other < start);
+    all.insert(at, (start, end, inner.clone()));
 }
 
 /// New faults find the mapping no more.
 pub(super) fn remove_mapping(inner: &Inner) {
-    MAPPED.write().remove(&inner.start.as_u64());
+    let start = inner.start.as_u64();
+    let mut all = MAPPED.write();
+    let at = all.partition_point(|(other, ..)| *other < start);
+    if all.get(at).is_some_and(|(other, ..)| *other == start) {
+        all.remove(at);
+    }
 }
 
+#[inline]
 fn lookup(va: VirtAddr) -> Result<Arc<Inner>> {
     let all = MAPPED.read();
-    match all.range(..=va.as_u64()).next_back() {
-        Some((_, inner)) if va < inner.end() => Ok(inner.clone()),
+    let after = all.partition_point(|(start, ..)| *start <= va.as_u64());
+    match after.checked_sub(1).and_then(|at| all.get(at)) {
+        Some((_, end, inner)) if va.as_u64() < *end => Ok(inner.clone()),
         _ => Err(Error::BadAddress { addr: va.as_u64() }),
     }
 }
 
 /// Makes an access to `va` possible, or says why it isn't.
 pub fn serve(va: VirtAddr, write: bool) -> Result<()> {
-    let result = lookup(va).and_then(|inner| inner.fault(va, write));
+    serve_fault(va, write, false)
+}
+
+/// As [`serve`]; `forbidden` says that a leaf is there, which did not allow it.
+#[inline]
+pub(super) fn serve_fault(va: VirtAddr, write: bool, forbidden: bool) -> Result<()> {
+    let result = lookup(va).and_then(|inner| inner.fault(va, write, forbidden));
     if result.is_err() {
         add::failed(1);
     }
@@ -69,7 +85,8 @@ pub fn describe(va: VirtAddr) -> alloc::string::String {
 
 impl Inner {
     /// Serves a fault: R21 to R24, R27.
-    pub(super) fn fault(&self, va: VirtAddr, write: bool) -> Result<()> {
+    #[inline]
+    pub(super) fn fault(&self, va: VirtAddr, write: bool, forbidden: bool) -> Result<()> {
         if write {
             add::write_faults(1);
             if self.perms == Perms::Read {
@@ -81,11 +98,17 @@ impl Inner {
             add::read_faults(1);
         }
         let block = self.block_of(va);
-        let mut entered = self.enter(block, write)?;
-        let want = self.largest(block);
-        self.file.resolve(&mut entered, block, write, want)?;
+        let mut entered = self.enter(block)?;
+        if let Slot::Mapped(folio) = entered.slot {
+            if forbidden && write && self.upgrade(va, block, &entered, folio)? {
+                return Ok(());
+            }
+        } else {
+            let want = self.largest(block);
+            self.file.resolve(&mut entered, block, write, want, true)?;
+        }
         match entered.slot {
-            Slot::Mapped(folio) => self.map_folio(va, block, &entered, folio, write),
+            Slot::Mapped(folio) => self.map_folio(va, block, &mut entered, folio, write),
             Slot::Zero(size) => self.map_zero(va, block, size),
             Slot::Empty => Err(beyond_end(block)),
         }
@@ -94,10 +117,11 @@ impl Inner {
     /// Locks the entry of `block`; where there is none, and the mapping could
     /// use it, a 1 GiB entry is made first.
     #[inline]
-    fn enter(&self, block: u64, write: bool) -> Result<Entered<'_>> {
+    fn enter(&self, block: u64) -> Result<Entered<'_>> {
         let file: &File = &self.file;
         let mut entered = file.enter(block)?;
         if self.huge
+            && !file.not_huge(block, None)
             && !matches!(entered.slot, Slot::Mapped(folio) if folio.size == PageSize::Size1G)
             && self.fits(block, PageSize::Size1G).is_ok()
         {
@@ -109,7 +133,6 @@ impl Inner {
             }
             entered = file.enter(block)?;
         }
-        let _ = write;
         // A mapping that goes has set this before it waits for the entries.
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::BadAddress { addr: block << 12 });
@@ -156,7 +179,7 @@ impl Inner {
         &self,
         va: VirtAddr,
         block: u64,
-        entered: &Entered<'_>,
+        entered: &mut Entered<'_>,
         folio: FolioId,
         write: bool,
     ) -> Result<()> {
@@ -180,7 +203,9 @@ impl Inner {
                 self.file.mark_dirty(entered, at..at + size.pages(), true);
             }
             // R4: the counts stand before the leaf can be used.
-            map.map_leaves(folio, 1)?;
+            if !core::mem::take(&mut entered.counted) {
+                map.map_leaves(folio, 1)?;
+            }
             match space::map_leaf(va.align_down(size.bytes()), pa, size, attrs) {
                 Ok(()) => {
                     self.leaves.fetch_add(1, Ordering::Relaxed);
@@ -191,8 +216,8 @@ impl Inner {
                     map.unmap_leaves(folio, 1);
                     map.put(folio, 1);
                     match (error, size) {
-                        (MapError::Occupied(_), _) if let Some(leaf) = space::translate(va) => {
-                            return self.mapped_already(va, block, entered, folio, leaf, write);
+                        (MapError::Occupied(_), _) if space::translate(va).is_some() => {
+                            return self.mapped_already(va, block, entered, folio, write);
                         }
                         (MapError::Size(_), _) => fall_back(Fallback::Cpu),
                         (MapError::Occupied(_), PageSize::Size1G | PageSize::Size2M) => {
@@ -206,38 +231,56 @@ impl Inner {
         Err(beyond_end(block))
     }
 
-    /// R5, R24: the leaf is there already. A store needs its mark first, then
-    /// the right to store.
+    /// R5: the leaf is there already.
     fn mapped_already(
         &self,
         va: VirtAddr,
         block: u64,
         entered: &Entered<'_>,
         folio: FolioId,
-        leaf: Leaf,
         write: bool,
     ) -> Result<()> {
-        let expected = folio.phys() + ((block - entered.first) << 12);
-        let here = leaf.pa + va.align_down(4096).offset_in(leaf.size.bytes());
-        if here != expected {
-            return Err(Error::Corrupt {
-                what: "leaf of a file's block maps other memory".into(),
-                at: here.as_u64(),
-            });
-        }
-        if !write || leaf.attrs.write {
-            // Another CPU was faster, and this one may not have heard of it.
-            quire_arch::paging::flush(va);
-            add::spurious(1);
+        if write && self.upgrade(va, block, entered, folio)? {
             return Ok(());
         }
-        let start = va.align_down(leaf.size.bytes());
-        let marked = self.block_of(start);
-        self.file
-            .mark_dirty(entered, marked..marked + leaf.size.pages(), true);
-        space::allow_write(va)?;
-        add::upgrades(1);
+        // Another CPU was faster, and this one may not have heard of it.
+        quire_arch::paging::flush(va);
+        add::spurious(1);
         Ok(())
+    }
+
+    /// R24: a leaf that is there allows stores from now on: the mark first,
+    /// then the right. False when there is none.
+    fn upgrade(
+        &self,
+        va: VirtAddr,
+        block: u64,
+        entered: &Entered<'_>,
+        folio: FolioId,
+    ) -> Result<bool> {
+        let size = match folio.size {
+            PageSize::Size4K => folio.size,
+            _ => match space::translate(va) {
+                Some(leaf) => leaf.size,
+                None => return Ok(false),
+            },
+        };
+        let at = block & !(size.pages() - 1);
+        self.file.mark_dirty(entered, at..at + size.pages(), true);
+        let pa = folio.phys() + ((block - entered.first) << 12);
+        match space::allow_write(va, pa) {
+            // Another CPU was faster, and this one had not heard of it.
+            Ok(leaf) if leaf.attrs.write => add::spurious(1),
+            Ok(_) => add::upgrades(1),
+            Err(MapError::NotMapped(_)) => return Ok(false),
+            Err(_) => {
+                return Err(Error::Corrupt {
+                    what: "leaf of a file's block maps other memory".into(),
+                    at: pa.as_u64(),
+                });
+            }
+        }
+        Ok(true)
     }
 
     /// R6, R22: a read-only leaf of the zero page, not counted.

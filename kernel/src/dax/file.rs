@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
-use quire_arch::PhysAddr;
+use quire_arch::{PageSize, PhysAddr};
 use quire_fs::{Ino, MediaError, Pmem};
 
 /// A run of a file's blocks, all alike.
@@ -152,7 +152,8 @@ impl DataRun {
 struct Remembered {
     generation: u64,
     run: Option<DataRun>,
-    /// A window of 1 GiB that is no 1 GiB of memory.
+    /// A window of 1 GiB that is no 1 GiB of memory, or in use by smaller
+    /// entries. Asked again for each new mapping.
     not_huge: Option<u64>,
 }
 
@@ -190,6 +191,8 @@ pub(super) struct Entered<'a> {
     pub first: u64,
     /// What it is.
     pub slot: Slot,
+    /// Its folio has been counted for the leaf that the caller will make.
+    pub counted: bool,
 }
 
 enum Hold<'a> {
@@ -277,6 +280,7 @@ impl File {
     }
 
     pub(super) fn add_mapping(&self, mapping: &Arc<Inner>) {
+        self.remembered.lock().not_huge = None;
         self.mappings.lock().push(Arc::downgrade(mapping));
     }
 
@@ -323,6 +327,7 @@ impl File {
                 hold: Hold::Chunk(chunk, guard),
                 first: first + page,
                 slot,
+                counted: false,
             });
         }
     }
@@ -334,6 +339,7 @@ impl File {
         Some(Entered {
             first: block & !(folio.size.pages() - 1),
             slot: Slot::Mapped(folio),
+            counted: false,
             hold: Hold::Huge { _range: guard },
         })
     }
@@ -357,14 +363,15 @@ impl File {
         }
     }
 
-    /// Remembers that the window at `first` is no 1 GiB of memory; asked
-    /// without one, whether that is known.
-    pub(super) fn not_huge(&self, first: u64, learned: Option<u64>) -> bool {
+    /// Remembers, as learned at a generation, that the window around `block`
+    /// gets no 1 GiB entry; tells whether that is known.
+    pub(super) fn not_huge(&self, block: u64, learned: Option<u64>) -> bool {
+        let window = block / PageSize::Size1G.pages();
         let mut remembered = self.remembered.lock();
         if learned == Some(remembered.generation) {
-            remembered.not_huge = Some(first);
+            remembered.not_huge = Some(window);
         }
-        remembered.not_huge == Some(first)
+        remembered.not_huge == Some(window)
     }
 
     /// Forgets the file's extents: a lease ends.

@@ -199,7 +199,7 @@ impl Mapping {
         let mut at = 0;
         while at < end {
             let va = inner.start + at;
-            inner.fault(va, write)?;
+            inner.fault(va, write, false)?;
             let step = space::translate(va).map_or(4096, |leaf| {
                 leaf.size.bytes() - va.offset_in(leaf.size.bytes())
             });
@@ -268,7 +268,7 @@ impl Mapping {
                 return Err(beyond_end(block));
             }
             let want = self.inner.largest(block);
-            file.resolve(&mut entered, block, write, want)?;
+            file.resolve(&mut entered, block, write, want, false)?;
             let part = match entered.slot {
                 Slot::Mapped(folio) => {
                     let in_entry = at - (entered.first << 12);

@@ -57,7 +57,7 @@ use crate::memmap;
 use crate::mm::fault::FaultHandler;
 use alloc::sync::Arc;
 use quire_arch::layout::MAPPINGS;
-use quire_arch::trap::{Access, Fault, FaultOutcome};
+use quire_arch::trap::{Access, Fault, FaultCause, FaultOutcome};
 
 /// A page of a file in use by something other than a mapping, until dropped.
 #[must_use = "dropping a pin unpins"]
@@ -86,7 +86,10 @@ impl FaultHandler for Handler {
             Access::Execute => Err(crate::error::Error::NotPermitted {
                 why: "mappings are not executable".into(),
             }),
-            access => serve(fault.addr, access == Access::Write),
+            access => {
+                let forbidden = fault.cause == FaultCause::Protection;
+                self::fault::serve_fault(fault.addr, access == Access::Write, forbidden)
+            }
         };
         match result {
             Ok(()) => FaultOutcome::Resume,

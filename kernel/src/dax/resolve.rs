@@ -27,9 +27,19 @@ enum Around {
     },
 }
 
+/// Where a new entry goes.
+struct New<'a> {
+    chunk: &'a Chunk,
+    /// The chunk's blocks.
+    window: Range<u64>,
+    /// A leaf is going to be made of it.
+    leaf: bool,
+}
+
 impl File {
     /// The entry for an access to a block, made if there is none: `entered` is
-    /// what the caller has locked. At most `want` large.
+    /// what the caller has locked. At most `want` large. With `leaf` the folio
+    /// of a new entry is counted for one leaf already.
     ///
     /// A write on a hole allocates; a read of one gets a zero entry.
     #[inline]
@@ -39,6 +49,7 @@ impl File {
         block: u64,
         write: bool,
         want: PageSize,
+        leaf: bool,
     ) -> Result<()> {
         match entered.slot {
             Slot::Mapped(_) => return Ok(()),
@@ -61,20 +72,20 @@ impl File {
         } else {
             want
         };
-        let (first, slot) = self.fill(chunk, first, block, write, want)?;
+        let new = New {
+            chunk,
+            window: first..first + BLOCKS,
+            leaf,
+        };
+        let (first, slot) = self.fill(&new, block, write, want)?;
         (entered.first, entered.slot) = (first, slot);
+        entered.counted = leaf && matches!(slot, Slot::Mapped(_));
         Ok(())
     }
 
-    fn fill(
-        &self,
-        chunk: &Chunk,
-        first: u64,
-        block: u64,
-        write: bool,
-        want: PageSize,
-    ) -> Result<(u64, Slot)> {
-        let window = first..first + BLOCKS;
+    fn fill(&self, new: &New<'_>, block: u64, write: bool, want: PageSize) -> Result<(u64, Slot)> {
+        let New { chunk, window, .. } = new;
+        let first = window.start;
         let around = match self.remembered(block) {
             Some(run) => Around::Data(run),
             None => self.look_up(block, first)?,
@@ -83,7 +94,7 @@ impl File {
         let run = match around {
             Around::Data(run) => run,
             Around::Zeros { run, .. } if !write => {
-                return self.put_zero(chunk, &window, block, run, want);
+                return self.put_zero(chunk, window, block, run, want);
             }
             Around::Zeros { run, unwritten } => {
                 let whole = run.start <= window.start && window.end <= run.end;
@@ -91,7 +102,7 @@ impl File {
                     window.clone()
                 } else {
                     if want >= PageSize::Size2M {
-                        fall_back(self.too_short(&run, &window));
+                        fall_back(self.too_short(&run, window));
                     }
                     want = PageSize::Size4K;
                     ahead(block, &run, unwritten)
@@ -100,7 +111,7 @@ impl File {
             }
         };
         if want >= PageSize::Size2M {
-            match self.put_large(chunk, &window, &run)? {
+            match self.put_large(new, &run)? {
                 Ok(folio) => return Ok((first, Slot::Mapped(folio))),
                 Err(reason) => fall_back(reason),
             }
@@ -110,19 +121,31 @@ impl File {
             page,
             size: PageSize::Size4K,
         };
-        self.device.map.associate(folio, self.owner, block)?;
-        self.put(chunk, block - first, Slot::Mapped(folio))?;
+        self.associate(new, folio, block)?;
+        if !chunk.set_small(block - first, Slot::Mapped(folio)) {
+            if new.leaf {
+                self.device.map.drop_leaves(folio.page, folio.size, 1);
+            }
+            self.device.map.disassociate(folio)?;
+            return Err(Error::NoMemory);
+        }
         Ok((block, Slot::Mapped(folio)))
     }
 
+    fn associate(&self, new: &New<'_>, folio: FolioId, block: u64) -> Result<()> {
+        let map = &self.device.map;
+        if new.leaf {
+            map.associate_mapped(folio, self.owner, block)
+        } else {
+            map.associate(folio, self.owner, block)
+        }
+    }
+
     fn put(&self, chunk: &Chunk, page: u64, slot: Slot) -> Result<()> {
-        if self.entries().put(chunk, page, slot) {
-            return Ok(());
+        match self.entries().put(chunk, page, slot) {
+            true => Ok(()),
+            false => Err(Error::NoMemory),
         }
-        if let Slot::Mapped(folio) = slot {
-            self.device.map.disassociate(folio)?;
-        }
-        Err(Error::NoMemory)
     }
 
     fn put_zero(
@@ -164,12 +187,8 @@ impl File {
 
     /// One 2 MiB entry for all of the chunk, if the memory is there. Small
     /// entries that nobody uses give way to it, and their marks stay.
-    fn put_large(
-        &self,
-        chunk: &Chunk,
-        window: &Range<u64>,
-        run: &DataRun,
-    ) -> Result<Result<FolioId, Fallback>> {
+    fn put_large(&self, new: &New<'_>, run: &DataRun) -> Result<Result<FolioId, Fallback>> {
+        let New { chunk, window, .. } = new;
         if !run.has(window) {
             let run = run.start..run.end;
             return Ok(Err(self.too_short(&run, window)));
@@ -185,7 +204,7 @@ impl File {
         if chunk.used() > 0 && !self.give_way(chunk, window, page)? {
             return Ok(Err(Fallback::Entries));
         }
-        match self.device.map.associate(folio, self.owner, window.start) {
+        match self.associate(new, folio, window.start) {
             Ok(()) => {}
             Err(Error::NoMemory) => return Ok(Err(Fallback::Memory)),
             Err(error) => return Err(error),
@@ -290,9 +309,6 @@ impl File {
     #[cold]
     pub(super) fn try_huge(&self, block: u64) -> Result<bool> {
         let first = block & !(HUGE - 1);
-        if self.not_huge(first, None) {
-            return Ok(false);
-        }
         let window = first..first + HUGE;
         let guard = self.locks.lock(|| self.entries().cover(window.clone()));
         if self.entries().huge(block).is_some() {
@@ -304,10 +320,7 @@ impl File {
             Err(reason) => {
                 drop(guard);
                 fall_back(reason);
-                // Entries in use may be so no longer next time.
-                if reason != Fallback::Entries {
-                    self.not_huge(first, Some(generation));
-                }
+                self.not_huge(first, Some(generation));
                 Ok(false)
             }
         }

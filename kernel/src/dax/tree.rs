@@ -457,11 +457,19 @@ type Root = Node<Node<Node<Node<Chunk>>>>;
 pub const CHUNKS: u64 = 1 << Root::BITS;
 
 /// The tree of one file.
-pub struct Tree(Root);
+pub struct Tree {
+    root: Root,
+    /// No chunk of this number, or a greater one, has been asked for to be
+    /// made: walks end here.
+    end: AtomicU64,
+}
 
 impl Default for Tree {
     fn default() -> Self {
-        Self(Root::new())
+        Self {
+            root: Root::new(),
+            end: AtomicU64::new(0),
+        }
     }
 }
 
@@ -472,7 +480,7 @@ impl Tree {
         if number >= CHUNKS {
             return None;
         }
-        self.0.get(number)
+        self.root.get(number)
     }
 
     /// The chunk of that number; `None`: no memory, or beyond the tree.
@@ -481,7 +489,12 @@ impl Tree {
         if number >= CHUNKS {
             return None;
         }
-        self.0.make(number)
+        if self.end.load(Ordering::Relaxed) <= number {
+            // Before the chunk can be locked: whoever looks for its lock after
+            // a fence (see `range`) looks as far as here.
+            self.end.fetch_max(number + 1, Ordering::SeqCst);
+        }
+        self.root.make(number)
     }
 
     /// The chunks that have a block of `blocks`, in order.
@@ -490,13 +503,14 @@ impl Tree {
         let end = if blocks.is_empty() {
             at
         } else {
-            blocks.end.div_ceil(BLOCKS).min(CHUNKS)
+            let end = self.end.load(Ordering::SeqCst);
+            blocks.end.div_ceil(BLOCKS).min(end)
         };
         core::iter::from_fn(move || {
             if at >= end {
                 return None;
             }
-            let (number, chunk) = self.0.next(at)?;
+            let (number, chunk) = self.root.next(at)?;
             at = number + 1;
             (number < end).then_some((number, chunk))
         })

@@ -11,7 +11,7 @@ use crate::mm::space;
 use alloc::vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use quire_arch::table::{Attrs, LeafRun, LeafRuns};
+use quire_arch::table::{LeafRun, LeafRuns};
 use quire_arch::{PageSize, VirtAddr};
 
 /// At most so many runs between two shoot-downs.
@@ -81,11 +81,10 @@ impl Inner {
             return None;
         }
         let range = self.addresses(&blocks)?;
-        let mut count = 0;
-        let result = space::protect_later(range.clone(), Attrs::READ, &mut |_, _| count += 1);
-        if let Err(error) = result {
-            panic!("a mapping can't be write-protected: {error}");
-        }
+        let count = match space::forbid_write(range.clone()) {
+            Ok(count) => count,
+            Err(error) => panic!("a mapping can't be write-protected: {error}"),
+        };
         add::protected(count);
         (count > 0).then_some(range)
     }

@@ -43,8 +43,10 @@ pub struct Array {
     top: Box<[AtomicPtr<AtomicPtr<Page>>]>,
     /// Number of descriptors.
     len: u64,
-    /// Slots in each directory.
+    /// Slots in each directory, a power of two.
     fan_out: u64,
+    /// Its logarithm.
+    fan_shift: u32,
     pages: AtomicU64,
     directories: AtomicU64,
 }
@@ -55,12 +57,16 @@ impl Array {
         let pages = len.div_ceil(PER_PAGE).max(1);
         // At least a page's worth of slots, so that a directory is worth its
         // allocation.
-        let fan_out = pages.div_ceil(TOP).max(if cfg!(loom) { 1 } else { 512 });
+        let fan_out = pages
+            .div_ceil(TOP)
+            .max(if cfg!(loom) { 1 } else { 512 })
+            .next_power_of_two();
         let tops = pages.div_ceil(fan_out);
         Self {
             top: (0..tops).map(|_| AtomicPtr::new(ptr::null_mut())).collect(),
             len,
             fan_out,
+            fan_shift: fan_out.trailing_zeros(),
             pages: AtomicU64::new(0),
             directories: AtomicU64::new(0),
         }
@@ -89,11 +95,12 @@ impl Array {
         self.pages.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn split_index(&self, index: u64) -> (usize, usize, usize) {
         let page = index / PER_PAGE;
         (
-            (page / self.fan_out) as usize,
-            (page % self.fan_out) as usize,
+            (page >> self.fan_shift) as usize,
+            (page & (self.fan_out - 1)) as usize,
             (index % PER_PAGE) as usize,
         )
     }
@@ -113,6 +120,7 @@ impl Array {
     ///
     /// The reference is good while the pgmap's gate is held, or while the
     /// descriptor isn't at rest.
+    #[inline]
     pub fn get(&self, index: u64) -> Option<&Descriptor> {
         if index >= self.len {
             return None;
@@ -141,11 +149,17 @@ impl Array {
 
     /// The descriptor, whose page is brought into memory when it isn't.
     /// `index` must be below `len`.
+    #[inline]
     pub fn get_or_populate(&self, index: u64) -> Result<&Descriptor, NoMemory> {
-        assert!(index < self.len, "descriptor {index} of {}", self.len);
-        if let Some(found) = self.get(index) {
-            return Ok(found);
+        match self.get(index) {
+            Some(found) => Ok(found),
+            None => self.populate(index),
         }
+    }
+
+    #[cold]
+    fn populate(&self, index: u64) -> Result<&Descriptor, NoMemory> {
+        assert!(index < self.len, "descriptor {index} of {}", self.len);
         let (top, slot, _) = self.split_index(index);
         let top = &self.top[top];
         let mut raw = top.load(Ordering::Acquire);

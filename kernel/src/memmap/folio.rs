@@ -81,6 +81,22 @@ impl Pgmap {
     pub fn associate(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<()> {
         self.check(id)?;
         let _inside = self.enter()?;
+        self.claim(id, owner, index).map(drop)
+    }
+
+    /// [`associate`](Self::associate) and the first leaf
+    /// ([`map_leaves`](Self::map_leaves)) in one: what a first fault needs.
+    pub fn associate_mapped(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<()> {
+        self.check(id)?;
+        let _inside = self.enter()?;
+        if self.claim(id, owner, index)?.first_map(1).refs == 0 {
+            self.became_busy(1);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn claim(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<&Descriptor> {
         let record = self.record_mut(id.page, id.size)?;
         self.claim_above(id, 1)?;
         if let Err(found) = record.associate(owner.0.get(), index) {
@@ -90,7 +106,7 @@ impl Pgmap {
                 id.page, found.0
             )));
         }
-        Ok(())
+        Ok(record)
     }
 
     /// R12: the entry is removed. A shared folio loses one owner; the last

@@ -318,21 +318,20 @@ impl Pgmap {
     /// Counts `n` folios more in the larger records above `id`, bringing them
     /// into memory; nothing is changed on failure.
     pub(super) fn claim_above(&self, id: FolioId, n: u32) -> Result<()> {
-        let above = || PageSize::LARGEST_FIRST.into_iter().filter(|s| *s > id.size);
-        for size in above() {
-            self.record_mut(id.page, size)?;
+        let record = |size: PageSize| match id.size < size {
+            true => self.record_mut(id.page, size).map(Some),
+            false => Ok(None),
+        };
+        let (large, huge) = (record(PageSize::Size2M)?, record(PageSize::Size1G)?);
+        let busy = |size: PageSize| {
+            Error::busy(format!("page {:#x} is part of a folio of {size}", id.page))
+        };
+        if huge.is_some_and(|huge| huge.add_below(n).is_err()) {
+            return Err(busy(PageSize::Size1G));
         }
-        for size in above() {
-            let record = self.record_mut(id.page, size)?;
-            if record.add_below(n).is_err() {
-                for done in above().filter(|s| *s > size) {
-                    self.record_mut(id.page, done)?.sub_below(n);
-                }
-                return Err(Error::busy(format!(
-                    "page {:#x} is part of a folio of {size}",
-                    id.page
-                )));
-            }
+        if large.is_some_and(|large| large.add_below(n).is_err()) {
+            huge.inspect(|huge| huge.sub_below(n));
+            return Err(busy(PageSize::Size2M));
         }
         Ok(())
     }

@@ -209,22 +209,19 @@ pub fn unmap_runs(range: Range<VirtAddr>, runs: &mut LeafRuns<'_>) -> Result<Vir
     Ok(next)
 }
 
-/// Lets stores through the leaf that covers `va`. This CPU knows at once;
+/// Lets stores through the leaf that covers `va`, if it maps `pa`. This CPU knows at once;
 /// another may fault once more by what it remembers, and finds it done.
-pub fn allow_write(va: VirtAddr) -> Result<Leaf, MapError> {
-    let leaf = Locked::take().table()?.allow_write(va)?;
+pub fn allow_write(va: VirtAddr, pa: PhysAddr) -> Result<Leaf, MapError> {
+    let leaf = Locked::take().table()?.allow_write(va, pa)?;
     arch::paging::flush(va);
     Ok(leaf)
 }
 
-/// As [`protect`], without the flush: the caller owes [`shootdown`] of the
-/// range before it relies on the change.
-pub fn protect_later(
-    range: Range<VirtAddr>,
-    attrs: Attrs,
-    visit: &mut dyn FnMut(VirtAddr, Leaf),
-) -> Result<u64, MapError> {
-    Locked::take().table()?.protect_with(range, attrs, visit)
+/// Takes the right to store from the leaves in `range`, of which none sticks
+/// out; how many had it. Nothing is flushed: the caller owes [`shootdown`] of
+/// the range before it relies on the change.
+pub fn forbid_write(range: Range<VirtAddr>) -> Result<u64, MapError> {
+    Locked::take().table()?.forbid_write(range)
 }
 
 /// Makes every CPU forget its translations in `range`.

@@ -266,6 +266,9 @@ pub struct File {
     read: bool,
     write: bool,
     append: bool,
+    /// Set by the first mapping: entries, dirty marks and remembered extents
+    /// last from one mapping to the next.
+    mapped: Mutex<Option<Arc<dax::File>>>,
 }
 
 impl File {
@@ -292,6 +295,7 @@ impl File {
             read: options.read,
             write: writes,
             append: options.append,
+            mapped: Mutex::new(None),
         })
     }
 
@@ -451,7 +455,12 @@ impl File {
         }
         let len = range.end.checked_sub(range.start).filter(|&len| len > 0);
         let len = len.ok_or_else(|| Error::invalid("a range of no bytes"))?;
-        dax::map_with(&self.node.dax_file()?, range.start, len, perms, options)
+        let mut mapped = self.mapped.lock();
+        let file = match &mut *mapped {
+            Some(file) => file,
+            none => none.insert(self.node.dax_file()?),
+        };
+        dax::map_with(file, range.start, len, perms, options)
     }
 
     /// Makes content and metadata durable.
