@@ -6,6 +6,7 @@
 //! the order of the tables.
 
 use alloc::string::String;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// One in-kernel test.
 #[derive(Clone, Copy)]
@@ -26,7 +27,50 @@ pub const SUITES: &[&[Test]] = &[
     crate::memmap::TESTS,
     crate::dax::TESTS,
     crate::vfs::TESTS,
+    crate::memmap::STRESS,
+    crate::dax::STRESS,
 ];
+
+/// How long each test under stress goes on, in ns; 0: [`STRESS_NS`].
+static STRESS: AtomicU64 = AtomicU64::new(0);
+
+/// Enough for a suite.
+const STRESS_NS: u64 = 2_000_000_000;
+
+/// Has tests under stress go on for so long each, from now on.
+pub fn set_stress(length: core::time::Duration) {
+    let ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+    STRESS.store(ns, Ordering::Relaxed);
+}
+
+/// When a test under stress that begins now ends.
+pub(crate) fn stress_until() -> u64 {
+    let ns = match STRESS.load(Ordering::Relaxed) {
+        0 if cfg!(target_os = "none") => STRESS_NS,
+        // On the developer's machine there are many tests.
+        0 => STRESS_NS / 4,
+        ns => ns,
+    };
+    crate::sched::now_ns().saturating_add(ns)
+}
+
+/// Numbers for tests that do things at random: the same ones each time.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Another sequence for each seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A number below `n` (Marsaglia's xorshift).
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n.max(1)
+    }
+}
 
 /// The CPU layer's own checks, which come with plain names and texts, in this
 /// registry's terms.

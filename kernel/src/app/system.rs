@@ -9,7 +9,7 @@ pub use crate::cmdline::Cmdline;
 pub use crate::mm::MemStats;
 pub use crate::profile::{self, Profile, Profiler};
 pub use crate::sched::cpu_count;
-pub use crate::selftest::{Test, matching as selftests};
+pub use crate::selftest::{Test, matching as selftests, set_stress};
 pub use quire_arch::platform::Features;
 
 use crate::sched;

@@ -40,6 +40,7 @@ pub mod range;
 mod resolve;
 mod rules;
 pub mod stat;
+mod stress;
 pub mod tree;
 mod unmap;
 mod writeback;
@@ -52,6 +53,7 @@ pub use lease::{Lease, Wait};
 pub use mapping::{MapOptions, Mapping, Perms, map, map_with};
 pub use rules::TESTS;
 pub use stat::{Fallback, Stat, stat};
+pub use stress::TESTS as STRESS;
 
 use crate::memmap;
 use crate::mm::fault::FaultHandler;

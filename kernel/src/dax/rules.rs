@@ -130,7 +130,7 @@ impl Pmem for Memory {
 }
 
 /// A file system of one file: a table of blocks.
-struct TestFs {
+pub(super) struct TestFs {
     memory: Arc<Memory>,
     state: Mutex<FsState>,
 }
@@ -169,12 +169,12 @@ impl TestFs {
         Ok(first)
     }
 
-    fn set_size(&self, size: u64) {
+    pub(super) fn set_size(&self, size: u64) {
         self.state.lock().size = size;
     }
 
     /// Frees blocks, as truncation and punching do: with a lease.
-    fn punch(&self, lease: &dyn LayoutLease, blocks: Range<u64>) -> Outcome {
+    pub(super) fn punch(&self, lease: &dyn LayoutLease, blocks: Range<u64>) -> Outcome {
         check!(lease.covers(INO, blocks.clone()), "not covered");
         let mut state = self.state.lock();
         for block in blocks {
@@ -239,16 +239,16 @@ impl Extents for TestFs {
     }
 }
 
-struct Rig {
+pub(super) struct Rig {
     memory: Arc<Memory>,
-    fs: Arc<TestFs>,
-    map: Arc<Pgmap>,
-    file: Arc<File>,
+    pub(super) fs: Arc<TestFs>,
+    pub(super) map: Arc<Pgmap>,
+    pub(super) file: Arc<File>,
 }
 
 impl Rig {
     /// A file of `blocks` blocks, all holes.
-    fn new(blocks: u64) -> Result<Self, String> {
+    pub(super) fn new(blocks: u64) -> Result<Self, String> {
         let memory = Memory::new()?;
         let map = Arc::new(text(Pgmap::new(Spec {
             name: "test".into(),
@@ -275,7 +275,7 @@ impl Rig {
         text(map(&self.file, 0, self.fs.size(), perms))
     }
 
-    fn at_rest(&self) -> Outcome {
+    pub(super) fn at_rest(&self) -> Outcome {
         check!(self.map.busy_folios() == 0, "{:?}", self.map.usage());
         Ok(())
     }

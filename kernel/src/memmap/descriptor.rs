@@ -340,12 +340,12 @@ impl Descriptor {
 
     /// FREE → a folio that belongs to `owner`.
     pub fn associate(&self, owner: u32, index: u64) -> Result<(), Conflict> {
+        self.claim_whole()?;
         debug_assert_eq!(
             self.counts(),
             Counts::default(),
             "a free page is referenced"
         );
-        self.claim_whole()?;
         self.set_identity(owner, index, 0);
         Ok(())
     }

@@ -28,10 +28,12 @@ pub mod wait;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod rules;
+mod stress;
 
-pub use descriptor::{Counts, State};
+pub use descriptor::{Counts, Descriptor, State};
 pub use folio::{FolioInfo, FolioRef};
 pub use pgmap::{DeviceOps, FolioId, Holder, MemoryType, OwnerId, Pgmap, Spec, Usage};
 pub use pgmap::{all, claim, of_frame};
 pub use pin::{Pin, PinInfo, PinOwner, Refusal, Revoke, Term, holders, pins, revoke};
 pub use rules::TESTS;
+pub use stress::TESTS as STRESS;

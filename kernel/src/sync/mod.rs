@@ -64,6 +64,10 @@ pub const TESTS: &[Test] = &[
         run: tests::waitqueue_loses_no_wake,
     },
     Test {
+        name: "sync.a_condition_may_block",
+        run: tests::a_condition_may_block,
+    },
+    Test {
         name: "sync.wait_times_out",
         run: tests::wait_times_out,
     },
@@ -191,6 +195,27 @@ mod tests {
             check!(ok, "round {i}: a wake-up was lost");
         }
         h.join();
+        Ok(())
+    }
+
+    /// A condition that blocks swallows the wake-up that comes meanwhile; the
+    /// waiter must look again all the same.
+    pub(super) fn a_condition_may_block() -> Result<(), String> {
+        let q = WaitQueue::new();
+        let start = sched::now_ns();
+        let mut looks = 0;
+        let ok = q.wait_until_deadline(start + 5_000_000_000, || {
+            looks += 1;
+            if looks == 2 {
+                // On the queue by now: what another thread would do while this
+                // one waits for a mutex.
+                q.wake_all();
+                sched::park();
+            }
+            looks > 2
+        });
+        let took = sched::now_ns() - start;
+        check!(ok && took < 5_000_000_000, "woke after {took} ns only");
         Ok(())
     }
 

@@ -6,6 +6,10 @@
 //! at the queue afterwards; a full fence stands between on both sides, so one
 //! of the two always sees the other and no wake-up is lost.
 //!
+//! A condition may itself block for a moment (on a mutex), and then swallow the
+//! wake-up that was meant for this queue: so a waiter sleeps only if it is
+//! still on the queue after it has looked.
+//!
 //! Waiting allocates nothing: the queue's nodes live on the waiters' stacks.
 //! Waking may be done from an interrupt handler and costs a fence and a load
 //! when nobody waits.
@@ -122,6 +126,10 @@ impl WaitQueue {
             if let Some(value) = condition() {
                 return Some(value);
             }
+            if !self.is_queued(&queued.node) {
+                // Woken while it looked: what it saw may be older than that.
+                continue;
+            }
             match deadline_ns {
                 None => sched::park(),
                 Some(deadline) => {
@@ -186,6 +194,12 @@ impl WaitQueue {
         if list.push(node) {
             self.waiters.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn is_queued(&self, node: &Node) -> bool {
+        let _list = self.list.lock();
+        // SAFETY: the lock that guards the links is held.
+        unsafe { (*node.links.get()).queued }
     }
 
     /// Takes the node off; false when a waker had done so already.

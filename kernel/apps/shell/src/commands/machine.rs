@@ -144,9 +144,18 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "selftest",
         "tests",
-        "[--list] [--json] [FILTER]",
+        "[--list] [--json] [-t SECONDS] [FILTER]",
         "run the kernel's own tests whose names contain FILTER",
-        &[flag(0, "list", "name them only"), JSON],
+        &[
+            flag(0, "list", "name them only"),
+            valued(
+                b't',
+                "time",
+                "SECONDS",
+                "tests under stress go on so long each; 2 when not said",
+            ),
+            JSON,
+        ],
         selftest,
     ),
     entry(
@@ -633,6 +642,12 @@ fn selftest(ctx: &mut Context) -> Outcome {
         [filter] => shown(filter),
         _ => return usage("one filter at most"),
     };
+    if let Some(text) = ctx.args.value(b't') {
+        match crate::options::size(text) {
+            Some(seconds) => system::set_stress(Duration::from_secs(seconds)),
+            None => return usage("-t takes a number of seconds"),
+        }
+    }
     let (mut passed, mut failed) = (0u64, 0u64);
     for test in system::selftests(&filter) {
         if ctx.args.has_long("list") {
