@@ -25,6 +25,7 @@ pub const SUITES: &[&[Test]] = &[
     crate::sched::TESTS,
     crate::panic::TESTS,
     crate::memmap::TESTS,
+    crate::memmap::HMM,
     crate::dax::TESTS,
     crate::vfs::TESTS,
     crate::memmap::STRESS,

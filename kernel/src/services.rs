@@ -5,6 +5,7 @@
 pub fn start() {
     crate::dax::init();
     crate::pmem::start();
+    crate::dev::nvme::p2p::start(&crate::pmem::is_ram);
 }
 
 /// Ends what the application may have left open, when it has returned: file

@@ -1,7 +1,7 @@
 //! The command line of `quire`. It is a contract with scripts: it may grow,
 //! it may not change silently.
 
-use crate::device::{Cxl, Nvdimm, Plain};
+use crate::device::{Cxl, Nvdimm, NvmeCmb, Plain};
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -348,6 +348,9 @@ pub struct RunArgs {
     /// An NVMe controller with a persistent memory region; repeatable
     #[arg(long, value_name = "FILE[,size=S]")]
     pub nvme_pmr: Vec<Plain>,
+    /// An NVMe controller with a memory buffer, for peer-to-peer transfers; repeatable
+    #[arg(long, value_name = "SIZE[,file=FILE]")]
+    pub nvme_cmb: Vec<NvmeCmb>,
     /// A virtio block device; repeatable
     #[arg(long, value_name = "FILE")]
     pub virtio_blk: Vec<PathBuf>,

@@ -149,6 +149,36 @@ impl std::str::FromStr for Plain {
     }
 }
 
+/// `--nvme-cmb SIZE[,file=FILE]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmeCmb {
+    /// Bytes of the memory buffer: a power of two of at least 1 MiB.
+    pub size: u64,
+    /// The file behind the controller's blocks, if it is to have any.
+    pub file: Option<PathBuf>,
+}
+
+impl std::str::FromStr for NvmeCmb {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (first, rest) = match text.split_once(',') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (text, None),
+        };
+        let size = size::parse_nonzero(first)?;
+        if !size.is_power_of_two() || size < 1 << 20 {
+            return Err(format!("{first}: a power of two of at least 1M"));
+        }
+        let file = match rest.map(|rest| rest.split_once('=')) {
+            None => None,
+            Some(Some(("file", file))) if !file.is_empty() => Some(PathBuf::from(file)),
+            Some(_) => return Err(format!("--nvme-cmb {text}: after the size, file=FILE")),
+        };
+        Ok(Self { size, file })
+    }
+}
+
 /// A backing file that exists, is locked for this run, and has a known size.
 #[derive(Debug)]
 pub struct Backing {

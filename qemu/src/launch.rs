@@ -176,6 +176,7 @@ fn machine(
     machine.cpus = args.smp;
     machine.memory = args.memory;
     machine.virtio_blk = args.virtio_blk.clone();
+    machine.nvme_cmb = args.nvme_cmb.clone();
     machine.no_reboot = args.exec.is_some();
     machine.extra = args.qemu_arg.clone();
     for device in &args.nvdimm {

@@ -8,7 +8,7 @@
 //! away from the PCI devices that the guest is to find.
 
 use crate::cli::Arch;
-use crate::device::Backing;
+use crate::device::{Backing, NvmeCmb};
 use crate::size::{GIB, MIB};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,8 @@ pub struct Machine {
     pub virtio_pmem: Vec<Backing>,
     /// NVMe controllers with a persistent memory region.
     pub nvme_pmr: Vec<Backing>,
+    /// NVMe controllers with a memory buffer.
+    pub nvme_cmb: Vec<NvmeCmb>,
     /// Block devices.
     pub virtio_blk: Vec<PathBuf>,
     /// Leave QEMU when the guest reboots.
@@ -142,6 +144,7 @@ impl Machine {
             cxl: Vec::new(),
             virtio_pmem: Vec::new(),
             nvme_pmr: Vec::new(),
+            nvme_cmb: Vec::new(),
             virtio_blk: Vec::new(),
             no_reboot: false,
             gdb: None,
@@ -416,6 +419,23 @@ impl Machine {
             args.opt(
                 "-device",
                 format!("nvme,id=nvme{n},serial=quire{n},pmrdev=pmr{n}"),
+            );
+        }
+        for (n, device) in self.nvme_cmb.iter().enumerate() {
+            let mut drive = String::new();
+            if let Some(file) = &device.file {
+                args.opt(
+                    "-drive",
+                    format!("if=none,id=nvmeblk{n},format=raw,file={}", path(file)),
+                );
+                drive = format!(",drive=nvmeblk{n}");
+            }
+            args.opt(
+                "-device",
+                format!(
+                    "nvme,id=nvmecmb{n},serial=quirecmb{n},cmb_size_mb={}{drive}",
+                    device.size / MIB
+                ),
             );
         }
         for (n, file) in self.virtio_blk.iter().enumerate() {

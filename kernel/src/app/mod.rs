@@ -14,6 +14,7 @@
 //! | [`thread`] | threads, sleeping, parking |
 //! | [`time`] | how long, and what time it is |
 //! | [`io`] | standard output, lines from the console |
+//! | [`p2p`] | memory on devices, for transfers between them |
 //! | [`pmem`] | the persistent memory that there is |
 //! | [`primitive`] | copies, write-back and fences by themselves |
 //! | [`system`] | CPUs, memory, firmware tables, power |
@@ -25,6 +26,7 @@ pub mod fs;
 pub mod io;
 pub mod map;
 pub mod mount;
+pub mod p2p;
 pub mod pmem;
 pub mod primitive;
 pub mod system;

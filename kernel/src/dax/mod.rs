@@ -10,6 +10,7 @@
 //! | `fault` | faults |
 //! | `unmap`, `writeback` | leaves and marks taken away again |
 //! | [`mapping`] | mappings, checked access, pins |
+//! | `peer` | peer-to-peer memory in the address space |
 //! | [`lease`] | breaking layouts |
 //! | [`area`] | address space |
 //! | [`zero`] | the zero pages |
@@ -36,6 +37,7 @@ mod fault;
 pub mod file;
 pub mod lease;
 pub mod mapping;
+mod peer;
 pub mod range;
 mod resolve;
 mod rules;
@@ -51,6 +53,7 @@ pub use fault::serve;
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};
 pub use lease::{Lease, Wait};
 pub use mapping::{MapOptions, Mapping, Perms, map, map_with};
+pub use peer::PeerMapping;
 pub use rules::TESTS;
 pub use stat::{Fallback, Stat, stat};
 pub use stress::TESTS as STRESS;

@@ -316,6 +316,13 @@ impl Function {
         // addresses accesses none.
         unsafe { self.write(4, command | 2 | master) };
     }
+
+    /// Ends all access of the device to memory.
+    pub fn disable_bus_master(&self) {
+        let command = self.read(4) & 0xffff;
+        // SAFETY: a device that accesses no memory harms none.
+        unsafe { self.write(4, command & !4) };
+    }
 }
 
 static FUNCTIONS: Once<Vec<Function>> = Once::new();

@@ -14,6 +14,7 @@
 //! | [`pgmap`] | a range of device memory, its life and its look-up |
 //! | [`folio`] | associate, map, get, split, merge, wait |
 //! | [`pin`] | pins with owners, leases |
+//! | [`pool`](mod@pool) | who hands out pages of pooled memory |
 //!
 //! The page `docs/src/folios.md` tells it as a story.
 
@@ -23,8 +24,10 @@ pub mod folio;
 pub mod gate;
 pub mod pgmap;
 pub mod pin;
+pub mod pool;
 pub mod wait;
 
+mod hmm;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod rules;
@@ -32,8 +35,10 @@ mod stress;
 
 pub use descriptor::{Counts, Descriptor, State};
 pub use folio::{FolioInfo, FolioRef};
+pub use hmm::TESTS as HMM;
 pub use pgmap::{DeviceOps, FolioId, Holder, MemoryType, OwnerId, Pgmap, Spec, Usage};
 pub use pgmap::{all, claim, of_frame};
 pub use pin::{Pin, PinInfo, PinOwner, Refusal, Revoke, Term, holders, pins, revoke};
+pub use pool::{Pool, pool, pools, spec as pool_spec};
 pub use rules::TESTS;
 pub use stress::TESTS as STRESS;

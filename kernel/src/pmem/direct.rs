@@ -1,6 +1,7 @@
 //! This machine's persistent memory: its tables, its direct map.
 
 use super::firmware::{AcpiMethods, Root};
+use super::source::NvmeSource;
 use super::{Machine, NfitSource, Reach, Source};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
@@ -57,6 +58,11 @@ impl Machine for ThisMachine {
     }
 }
 
+/// Whether bytes overlap this machine's RAM.
+pub fn is_ram(range: Range<u64>) -> bool {
+    ThisMachine.is_ram(range)
+}
+
 /// Finds the persistent memory of this machine and makes namespaces of it.
 /// Once, at start, when ACPI tables are known.
 pub fn start() {
@@ -67,7 +73,8 @@ pub fn start() {
         table,
         root: root.as_ref(),
     });
-    let sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
+    let mut sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
+    sources.push(&NvmeSource);
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
     super::init(&sources, &ThisMachine, &reach);
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`nfit`] | the ACPI table, over bytes, trusting nothing |
 //! | [`label`] | a DIMM's label storage area |
+//! | [`source`] | other sources than the NFIT |
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`lifecycle`] | detaching and attaching at run time |
@@ -25,11 +26,12 @@ pub mod namespace;
 pub mod nfit;
 pub mod provision;
 pub mod region;
+pub mod source;
 
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use direct::{DirectMap, start};
+pub use direct::{DirectMap, is_ram, start};
 pub use label::{LabelArea, LabelStore};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, find, namespaces};
 pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};

@@ -16,6 +16,7 @@ mod devices;
 mod list;
 mod machine;
 mod mapping;
+mod nvme;
 mod prof;
 mod provision;
 
@@ -46,6 +47,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         change::COMMANDS,
         devices::COMMANDS,
         mapping::COMMANDS,
+        nvme::COMMANDS,
         machine::COMMANDS,
         bench::COMMANDS,
         prof::COMMANDS,

@@ -1,0 +1,5 @@
+//! Sources of persistent memory besides the NFIT.
+
+mod nvme;
+
+pub use nvme::NvmeSource;
