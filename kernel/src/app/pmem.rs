@@ -6,16 +6,25 @@
 //! }
 //! ```
 
+pub use crate::dax::Density;
 pub use crate::dax::{Stat as DaxStat, owner_name, stat as dax_stat};
 pub use crate::memmap::{FolioInfo, Pgmap, PinInfo, all as pgmaps, pins};
 pub use crate::pmem::describe;
 pub use crate::pmem::lifecycle::{attach, detached};
 pub use crate::pmem::{Dimm, Inventory, Namespace, Region, inventory, namespaces};
+pub use quire_arch::PageSize;
 
 /// What is known of the folio that holds a page frame; `None` when it is at
 /// rest, or no persistent memory.
 pub fn folio_at_frame(frame: u64) -> Option<FolioInfo> {
     crate::memmap::of_frame(frame)?.info(frame)
+}
+
+/// Touches one byte in every 2 MiB of a namespace through leaves of `size`, for
+/// reading, and says how much memory that takes.
+pub fn density(name: &str, size: quire_arch::PageSize) -> crate::error::Result<Density> {
+    let claim = crate::pmem::find(name)?.claim("memmap density", false)?;
+    crate::dax::density(&claim, size)
 }
 
 /// Takes a namespace away, until [`attach`] brings it back. Nobody may have

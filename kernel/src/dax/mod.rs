@@ -32,6 +32,7 @@
 //! and touches no mapping while it has locked it.
 
 pub mod area;
+mod density;
 pub mod entry;
 mod fault;
 pub mod file;
@@ -48,6 +49,7 @@ mod unmap;
 mod writeback;
 pub mod zero;
 
+pub use density::{Density, density};
 pub use entry::{Dirty, Entry};
 pub use fault::serve;
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};

@@ -80,6 +80,10 @@ impl Pgmap {
     /// part of it, is a folio already.
     pub fn associate(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<()> {
         self.check(id)?;
+        self.with_room(|| self.associate_now(id, owner, index))
+    }
+
+    fn associate_now(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<()> {
         let _inside = self.enter()?;
         self.claim(id, owner, index).map(drop)
     }

@@ -147,6 +147,19 @@ impl Gate {
         self.word.load(Ordering::Relaxed) & (DEAD | WATCHED) != 0
     }
 
+    /// As [`shut`](Self::shut), but only if nobody is inside now.
+    pub fn try_shut(&self) -> Option<Shut<'_>> {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & (INSIDE | SHUT) != 0 {
+            return None;
+        }
+        // AcqRel: as `shut` and `wait_empty` together.
+        self.word
+            .compare_exchange(word, word | SHUT, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()
+            .map(|_| Shut { gate: self })
+    }
+
     fn wait_empty(&self) {
         // Acquire pairs with the Release of leaving: what was done inside has
         // happened.

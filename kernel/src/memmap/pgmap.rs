@@ -12,7 +12,7 @@
 
 use super::array::Array;
 use super::descriptor::{Counts, Descriptor, POISON_BELOW, POISON_HERE, State};
-use super::gate::{Gate, Inside};
+use super::gate::{Gate, Inside, Shut};
 use super::wait::{WaitTable, Waiters};
 use crate::error::{Error, Result};
 use crate::sync::atomic::model::{AtomicU64, Ordering};
@@ -563,7 +563,26 @@ impl Pgmap {
 
     /// Gives back descriptor pages that are at rest; the bytes freed.
     pub fn trim(&self) -> u64 {
-        let _shut = self.gate.shut();
+        self.trim_shut(&self.gate.shut())
+    }
+
+    /// As [`trim`](Self::trim), but waits for nobody: 0 when somebody is
+    /// inside.
+    pub(super) fn try_trim(&self) -> u64 {
+        self.gate.try_shut().map_or(0, |shut| self.trim_shut(&shut))
+    }
+
+    /// Runs what may fail for want of memory once more when this pgmap itself
+    /// has something to give back. (The frame allocator has asked everybody
+    /// but those whose gate somebody was inside.)
+    pub(super) fn with_room<T>(&self, f: impl Fn() -> Result<T>) -> Result<T> {
+        match f() {
+            Err(Error::NoMemory) if self.trim() > 0 => f(),
+            result => result,
+        }
+    }
+
+    fn trim_shut(&self, _shut: &Shut<'_>) -> u64 {
         // SAFETY: the gate is shut: nobody is inside, and handles that outlive
         // their stay inside are of referenced folios, not at rest.
         self.arrays.iter().map(|a| unsafe { a.trim() }).sum()
@@ -600,7 +619,8 @@ pub(super) fn wakes(counts: Counts) -> bool {
 
 mod registry {
     use super::*;
-    use crate::sync::SpinLock;
+    use crate::mm::frame;
+    use crate::sync::{Once, SpinLock};
 
     /// All claimed pgmaps, by first frame.
     static ALL: SpinLock<Vec<Arc<Pgmap>>> = SpinLock::new(Vec::new());
@@ -617,6 +637,8 @@ mod registry {
                 bytes.start, bytes.end
             )));
         }
+        static REGISTERED: Once<bool> = Once::new();
+        REGISTERED.call_once(|| frame::register_shrinker(&Idle));
         let mut all = ALL.lock();
         let at = all.partition_point(|map| map.range.start < new.range.start);
         let neighbours = [at.checked_sub(1).and_then(|i| all.get(i)), all.get(at)];
@@ -630,6 +652,17 @@ mod registry {
         }
         all.insert(at, new.clone());
         Ok(new)
+    }
+
+    /// What descriptors at rest take, for when memory is short.
+    struct Idle;
+
+    impl frame::Shrinker for Idle {
+        fn shrink(&self) -> u64 {
+            // Whoever has the list may be asking for memory himself.
+            let Some(all) = ALL.try_lock() else { return 0 };
+            all.iter().map(|map| map.try_trim()).sum()
+        }
     }
 
     /// The pgmap that has this frame.

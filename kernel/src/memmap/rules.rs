@@ -51,6 +51,7 @@ rules_as_tests! {
     poison_is_one_page_of_a_large_folio,
     idle_is_refs_equal_mapcount,
     trim_gives_back_what_is_at_rest,
+    descriptors_at_rest_go_when_memory_is_short,
     leases_can_be_revoked,
     random_histories_end_at_rest,
 }
@@ -750,6 +751,88 @@ fn trim_gives_back_what_is_at_rest() -> Outcome {
     check!(map.trim() > 0);
     check!(map.usage() == rest, "{:?} is not {rest:?}", map.usage());
     Ok(())
+}
+
+/// All memory there is, in pieces, given back when dropped.
+#[cfg(target_os = "none")]
+struct Everything(Option<(quire_arch::Pfn, u32)>);
+
+#[cfg(target_os = "none")]
+impl Everything {
+    fn take() -> Self {
+        use crate::mm::frame;
+        let mut last = None;
+        for order in (0..=10).rev() {
+            while let Some(pfn) = frame::alloc(order) {
+                // The list lies in the pieces: there is no memory for it.
+                let at = frame::direct(pfn.phys()).as_mut_ptr();
+                // SAFETY: just taken, and large enough.
+                unsafe { core::ptr::write::<Option<(quire_arch::Pfn, u32)>>(at, last) };
+                last = Some((pfn, order));
+            }
+        }
+        Self(last)
+    }
+}
+
+#[cfg(target_os = "none")]
+impl Drop for Everything {
+    fn drop(&mut self) {
+        use crate::mm::frame;
+        while let Some((pfn, order)) = self.0 {
+            // SAFETY: `take` has taken it with this order and written the rest
+            // of the list there.
+            unsafe {
+                self.0 = frame::direct(pfn.phys())
+                    .as_ptr::<Option<(quire_arch::Pfn, u32)>>()
+                    .read();
+                frame::free(pfn, order);
+            }
+        }
+    }
+}
+
+fn descriptors_at_rest_go_when_memory_is_short() -> Outcome {
+    let map = text(claim(spec(MemoryType::FsDax, 1 << 40, None), &|_| false))?;
+    for page in (0..64 * 128).step_by(128) {
+        text(map.associate(at(&map, page, Size4K), FILE, page))?;
+    }
+    for page in (128..64 * 128).step_by(128) {
+        check!(text(map.disassociate(at(&map, page, Size4K)))?);
+    }
+    // Not as long as there is memory.
+    check!(map.usage().descriptor_pages >= 64, "{:?}", map.usage());
+    #[cfg(target_os = "none")]
+    let after = {
+        let everything = Everything::take();
+        let after = map.usage().descriptor_pages;
+        drop(everything);
+        after
+    };
+    // Other tests share the host's memory: only ask.
+    #[cfg(not(target_os = "none"))]
+    let after = {
+        let inside = text(map.enter())?;
+        crate::mm::frame::shrink();
+        check!(map.usage().descriptor_pages >= 64, "trimmed under somebody");
+        drop(inside);
+        // Others may have the list of pgmaps for a moment.
+        while map.usage().descriptor_pages >= 64 {
+            crate::mm::frame::shrink();
+            sched::yield_now();
+        }
+        map.usage().descriptor_pages
+    };
+    // The one in use, and those of the two larger sizes above it.
+    check!(after == 3, "{after} pages of descriptors are left");
+    check!(
+        map.info(at(&map, 0, Size4K).page).is_some(),
+        "the folio went"
+    );
+    check!(text(map.disassociate(at(&map, 0, Size4K)))?);
+    map.kill();
+    check!(map.drain(None));
+    text(map.release())
 }
 
 fn leases_can_be_revoked() -> Outcome {

@@ -5,11 +5,14 @@
 //! in the boot, before there are arenas, page tables take frames from one
 //! usable region directly ([`early_alloc`]).
 //!
-//! Lock order: the frame lock is innermost.
+//! When there is no frame left, whoever holds frames without needing them is
+//! asked for them ([`Shrinker`]), and the request is tried once more.
+//!
+//! Lock order: the frame lock is innermost; it is not held while shrinking.
 
 use super::buddy::Buddy;
-use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Once, SpinLock};
 use arch::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use quire_arch as arch;
 
@@ -118,11 +121,52 @@ pub(super) unsafe fn add_ram(start: Pfn, end: Pfn) {
     }
 }
 
+/// Holds frames that it can give back when memory is short.
+pub trait Shrinker: Sync {
+    /// Gives back what it can at once; the bytes. Called wherever memory is
+    /// asked for (under spin locks, with interrupts off, perhaps under the
+    /// shrinker's own locks): it must wait for nothing and allocate nothing.
+    fn shrink(&self) -> u64;
+}
+
+const SHRINKERS_MAX: usize = 4;
+static SHRINKERS: [Once<&'static dyn Shrinker>; SHRINKERS_MAX] =
+    [const { Once::new() }; SHRINKERS_MAX];
+static SHRINKER_COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Registers who is asked for frames when there are none. For good; false when
+/// there are too many.
+pub fn register_shrinker(shrinker: &'static dyn Shrinker) -> bool {
+    let slot = SHRINKER_COUNT.fetch_add(1, Ordering::AcqRel);
+    match SHRINKERS.get(slot as usize) {
+        Some(once) => {
+            once.call_once(|| shrinker);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Asks everybody for frames that are not needed; the bytes that came.
+pub fn shrink() -> u64 {
+    let all = SHRINKERS.iter().map_while(Once::get);
+    all.map(|shrinker| shrinker.shrink()).sum()
+}
+
 fn alloc_with(mut take: impl FnMut(&mut Buddy) -> Option<Pfn>) -> Option<Pfn> {
     #[cfg(not(target_os = "none"))]
     host::provide();
-    let mut frames = FRAMES.lock();
-    frames.arenas.iter_mut().flatten().find_map(&mut take)
+    let mut once = || {
+        let mut frames = FRAMES.lock();
+        frames.arenas.iter_mut().flatten().find_map(&mut take)
+    };
+    if let Some(found) = once() {
+        return Some(found);
+    }
+    // Another CPU may be giving back what this one finds gone: look again
+    // whatever came.
+    shrink();
+    once()
 }
 
 fn free_with(pfn: Pfn, give: impl FnOnce(&mut Buddy) -> Result<(), super::buddy::BadFree>) {

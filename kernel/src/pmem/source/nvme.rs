@@ -25,6 +25,7 @@ fn region(pmr: &Pmr) -> Region {
         range: pmr.range.clone(),
         numa_node: None,
         iset_id: None,
+        compat_iset_id: None,
         mappings: Vec::new(),
         // Stores must leave the CPU's caches; the barrier does the rest.
         persistence_domain: PersistenceDomain::Unknown,

@@ -5,12 +5,14 @@ use alloc::string::{String, ToString};
 
 use quire::app::fs::{OpenOptions, Perms};
 use quire::app::map;
-use quire::app::pmem::{FolioInfo, dax_stat, folio_at_frame, owner_name, pgmaps, pins};
+use quire::app::pmem::{
+    FolioInfo, PageSize, dax_stat, density, folio_at_frame, owner_name, pgmaps, pins,
+};
 use quire::app::system::pci_functions;
 use quire::error::Error;
 
 use super::Entry;
-use crate::env::{Context, Outcome, What, usage};
+use crate::env::{Context, Outcome, What, shown, usage};
 use crate::format::human;
 use crate::json::{self, Json};
 use crate::options::{JSON, flag, size};
@@ -29,8 +31,8 @@ pub(super) const COMMANDS: &[Entry] = &[
     Entry {
         name: "memmap",
         area: "DAX",
-        usage: "[--json] [trim]",
-        help: "show the memory that page descriptors take, by pgmap; `trim` gives back what is at rest first",
+        usage: "[--json] [trim | density DEV]",
+        help: "show the memory that page descriptors take, by pgmap; `trim` gives back what is at rest first, `density` touches one byte in every 2 MiB of a device (for reading) and shows what that takes",
         options: Some(&[JSON]),
         machine: true,
         run: memmap,
@@ -142,13 +144,18 @@ fn lspci(ctx: &mut Context) -> Outcome {
 }
 
 fn memmap(ctx: &mut Context) -> Outcome {
+    if let [word, device] = &ctx.args.operands.clone()[..]
+        && word == b"density"
+    {
+        return measure_density(ctx, &shown(device));
+    }
     let maps = pgmaps();
     match ctx.args.operands.first().map(|word| &word[..]) {
         None => {}
         Some(b"trim") => maps.iter().for_each(|map| {
             map.trim();
         }),
-        Some(_) => return usage("[trim]"),
+        Some(_) => return usage("trim, or density and a device"),
     }
     if ctx.args.json() {
         let text = json::array(|j| {
@@ -186,6 +193,37 @@ fn memmap(ctx: &mut Context) -> Outcome {
             usage.descriptor_pages,
             usage.split,
             usage.busy,
+        );
+    }
+    Ok(())
+}
+
+fn measure_density(ctx: &mut Context, device: &str) -> Outcome {
+    for (name, size) in [("2M", PageSize::Size2M), ("4K", PageSize::Size4K)] {
+        let found = density(device, size).what(device)?;
+        let bytes = found.used - found.rest;
+        // In thousandths of a percent, rounded up.
+        let share = (u128::from(bytes) * 100_000).div_ceil(u128::from(found.span));
+        if ctx.args.json() {
+            let text = json::object(|j| {
+                j.string("leaves", name);
+                j.number("span", found.span);
+                j.number("touched", found.touched);
+                j.number("bytes", bytes);
+                j.number("percent_thousandths", share);
+                j.number("left", found.after - found.rest);
+            });
+            ctx.print(text.as_bytes());
+            continue;
+        }
+        out!(
+            ctx,
+            "{device}: {} touches over {} by {name} leaves: {bytes} bytes of descriptors, {}.{:03} %; {} left after trimming\n",
+            found.touched,
+            human(found.span),
+            share / 1000,
+            share % 1000,
+            found.after.saturating_sub(found.rest),
         );
     }
     Ok(())
