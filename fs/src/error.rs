@@ -85,6 +85,8 @@ pub enum Error {
     Media(MediaError),
     /// No free blocks or inodes.
     NoSpace,
+    /// The journal is too small for the operation.
+    TransactionFull,
     /// Something else uses the object.
     Busy,
     /// No such file, name or attribute.
@@ -184,6 +186,9 @@ impl fmt::Display for Error {
             }
             Self::Media(e) => write!(f, "input/output error: {e}"),
             Self::NoSpace => f.write_str("no space left on device"),
+            Self::TransactionFull => {
+                f.write_str("the journal is too small for this operation: make a larger one")
+            }
             Self::Busy => f.write_str("device or resource busy"),
             Self::NotFound => f.write_str("no such file or directory"),
             Self::Exists => f.write_str("file exists"),

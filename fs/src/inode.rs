@@ -38,6 +38,8 @@ pub(crate) struct Inode {
     /// The data is inside the inode. The flag alone does not say so: mke2fs
     /// sets it on sparse files too.
     pub inline: bool,
+    /// Something changed without which data is not found (for `fdatasync`).
+    pub data_changed: bool,
 }
 
 impl Inode {
@@ -51,6 +53,7 @@ impl Inode {
     }
 
     pub fn set_size(&mut self, size: u64) {
+        self.data_changed |= size != self.size();
         self.raw.i_size_lo.set(size as u32);
         self.raw.i_size_high.set((size >> 32) as u32);
     }
@@ -238,6 +241,7 @@ impl<P: Pmem> Ext4<P> {
             wide_size,
             fast_symlink: false,
             inline: false,
+            data_changed: false,
         };
         inode.inline = inode.has(InodeFlags::INLINE_DATA) && self.has_inline_data(&inode)?;
         inode.fast_symlink = self.is_fast_symlink(&inode);
@@ -456,6 +460,10 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         let bytes = inode.raw.as_bytes().get(..fields).unwrap_or(&[]);
-        self.store.put(inode.block, inode.off, bytes)
+        self.store.put(inode.block, inode.off, bytes)?;
+        self.touched
+            .note(inode.ino, self.store.tid(), inode.data_changed);
+        inode.data_changed = false;
+        Ok(())
     }
 }

@@ -34,8 +34,10 @@ pub(crate) struct Volatile {
 /// A mounted ext4 file system.
 ///
 /// Methods that read take `&self`; those that change anything take
-/// `&mut self` and are complete and durable when they return. One that fails
-/// has changed nothing.
+/// `&mut self`. One that fails has changed nothing. What they did is seen by
+/// all at once, and durable after [`commit`](Self::commit), `fsync` or `sync`;
+/// a power cut before that leaves the file system as it was after one of the
+/// calls since.
 pub struct Ext4<P> {
     pub(crate) store: Store<View<P>>,
     pub(crate) geo: Geometry,
@@ -50,6 +52,12 @@ pub struct Ext4<P> {
     /// Set when a commit failed half-way: nothing is written any more.
     pub(crate) failed: bool,
     pub(crate) alloc: crate::allocate::hints::Hints,
+    /// Which inodes the running transaction changes.
+    pub(crate) touched: crate::ops::durability::Touched,
+    /// When the running transaction began.
+    pub(crate) oldest: Timestamp,
+    /// The time of the call that runs, the same for all that it changes.
+    pub(crate) clock: Option<Timestamp>,
 }
 
 impl<P> core::fmt::Debug for Ext4<P> {
@@ -131,6 +139,9 @@ impl<P: Pmem> Ext4<P> {
             was_clean: false,
             failed: false,
             alloc: crate::allocate::hints::Hints::default(),
+            touched: crate::ops::durability::Touched::default(),
+            oldest: Timestamp::default(),
+            clock: None,
         }
     }
 
@@ -166,7 +177,10 @@ impl<P: Pmem> Ext4<P> {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        (self.options.now)()
+        match self.clock {
+            Some(now) => now,
+            None => (self.options.now)(),
+        }
     }
 
     /// Space and inodes.

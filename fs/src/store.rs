@@ -2,20 +2,46 @@
 //!
 //! Reads copy out of the media, with the lines that the transaction has
 //! changed laid over. A change holds only the 64-byte lines that it touches,
-//! so that a bit in a bitmap costs a line and not a block. [`Store::commit`]
-//! is the one place where changed metadata reaches the media, and so the
-//! place where a journal stands.
+//! so that a bit in a bitmap costs a line and not a block.
+//!
+//! # Transactions and handles
+//!
+//! The *running transaction* gathers the changes of many calls. A *handle* is
+//! one call's part of it: [`Store::begin`] opens it, [`Store::finish`] keeps
+//! what it changed, [`Store::undo`] takes it back and leaves the other calls'
+//! changes as they were. For that, a change of a block that was in the
+//! transaction before the handle first saves the bytes that it overwrites.
+//!
+//! [`Store::commit`] is the one place where changed metadata reaches the
+//! media: log, fence, commit block, fence, then in place. After it the
+//! transaction is empty and the media alone holds the file system.
+//!
+//! # Freed blocks
+//!
+//! A block that the transaction frees must not be used again before the
+//! transaction has committed: until then, a power cut brings back the file
+//! that had it. So freed blocks are noted here, and marked free in the bitmaps
+//! as the last thing before the commit.
+//!
+//! The store is changed under `&mut`: whoever owns the file system orders its
+//! callers. Readers may share it; the table of verified structures is atomic.
+
+mod changes;
+mod verified;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::journal::write::{Transaction, Writer};
 use crate::pmem::Pmem;
 use crate::types::Timestamp;
+
+use changes::{Change, Changes};
+pub(crate) use verified::Checked;
+use verified::Verified;
 
 /// Bytes of a line, the unit of changes: a cache line.
 const LINE: usize = 64;
@@ -23,30 +49,32 @@ const LINE_SHIFT: u32 = 6;
 /// Largest block that can be written: a bit in a `u64` for each line.
 pub(crate) const MAX_WRITE_BLOCK: usize = LINE * 64;
 /// Block buffers kept for the next transaction.
-const POOL: usize = 32;
-/// Slots of the table of structures whose checksum was found right.
-const VERIFIED_SLOTS: usize = 2048;
+const POOL: usize = 64;
+/// Blocks after which a transaction is committed, whatever the journal's size:
+/// what it holds in memory.
+const MANY_BLOCKS: usize = 1024;
+/// Blocks that a commit adds to what the calls changed: superblock, and a few
+/// that rounding hides.
+const SPARE_BLOCKS: usize = 8;
 
-/// What a tag in the table of verified structures stands for.
-#[derive(Clone, Copy)]
-#[repr(u64)]
-pub(crate) enum Checked {
-    Group = 1,
-    Inode = 2,
-    DirBlock = 3,
-    ExtentNode = 4,
-    BlockBitmap = 5,
-    InodeBitmap = 6,
-    Xattr = 7,
-}
-
-/// The changed lines of a block.
-struct Change {
-    data: Box<[u8]>,
-    /// Lines of `data` that hold the block's content.
-    valid: u64,
-    /// Lines that differ from the media.
-    dirty: u64,
+/// What takes a change of the running handle back.
+enum Undo {
+    /// The last `len` saved bytes are what was at `off`; the masks were these.
+    Bytes {
+        block: u64,
+        off: usize,
+        len: usize,
+        valid: u64,
+        dirty: u64,
+    },
+    /// The handle changed the block first.
+    New(u64),
+    /// The handle dropped what the transaction had of the block.
+    Dropped(u64, Change),
+    /// The handle revoked the block.
+    Revoked(u64),
+    /// The handle freed the blocks that begin here.
+    Freed(u64),
 }
 
 /// A journal in use, with what its log holds.
@@ -65,13 +93,22 @@ pub(crate) struct Store<P> {
     block_shift: u32,
     blocks: u64,
     /// Blocks that the running transaction has changed.
-    changes: BTreeMap<u64, Change>,
+    changes: Changes,
+    /// Blocks that it frees, by their first, and the groups that they lie in.
+    frees: BTreeMap<u64, u32>,
+    free_groups: BTreeSet<u32>,
+    /// The running handle's number, and how to take it back.
+    handle: u64,
+    undo: Vec<Undo>,
+    saved: Vec<u8>,
     /// The journal of a writable mount that has one.
     journal: Option<Journaled>,
+    /// Most blocks that a transaction may change.
+    most_blocks: usize,
+    /// The running transaction's number: it counts up from 1.
+    tid: u32,
     pool: Vec<Box<[u8]>>,
-    /// A hash of each structure that was verified, at a slot that follows
-    /// from it. Losing one costs another check, nothing else.
-    verified: Box<[AtomicU64]>,
+    verified: Verified,
 }
 
 /// Lines `first..=last` as a mask.
@@ -97,10 +134,17 @@ impl<P: Pmem> Store<P> {
             pmem,
             block_shift,
             blocks,
-            changes: BTreeMap::new(),
+            changes: Changes::new(),
+            frees: BTreeMap::new(),
+            free_groups: BTreeSet::new(),
+            handle: 1,
+            undo: Vec::new(),
+            saved: Vec::new(),
             journal: None,
+            most_blocks: usize::MAX,
+            tid: 1,
             pool: Vec::new(),
-            verified: (0..VERIFIED_SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            verified: Verified::new(),
         }
     }
 
@@ -130,10 +174,7 @@ impl<P: Pmem> Store<P> {
     /// Copies part of a metadata block out.
     pub fn read(&self, block: u64, off: usize, buf: &mut [u8]) -> Result<()> {
         let address = self.address(block, off, buf.len())?;
-        if self.changes.is_empty() {
-            return Ok(self.pmem.read(address, buf)?);
-        }
-        let Some(change) = self.changes.get(&block) else {
+        let Some(change) = self.changes.get(block) else {
             return Ok(self.pmem.read(address, buf)?);
         };
         let wanted = line_mask(off, buf.len());
@@ -177,46 +218,146 @@ impl<P: Pmem> Store<P> {
         Ok(buf)
     }
 
+    /// Opens a handle: the changes of one call.
+    pub fn begin(&mut self) {
+        self.handle = self.handle.wrapping_add(1);
+        self.undo.clear();
+        self.saved.clear();
+    }
+
+    /// Keeps what the handle changed.
+    pub fn finish(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            if let Undo::Dropped(_, change) = undo {
+                self.recycle(change.data);
+            }
+        }
+        self.saved.clear();
+        // What follows outside of a handle is kept, too.
+        self.handle = self.handle.wrapping_add(1);
+    }
+
+    /// Takes back what the handle changed; true if that was anything.
+    pub fn undo(&mut self) -> bool {
+        let any = !self.undo.is_empty();
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Bytes {
+                    block,
+                    off,
+                    len,
+                    valid,
+                    dirty,
+                } => {
+                    let from = self.saved.len().saturating_sub(len);
+                    if let Some(change) = self.changes.get_mut(block) {
+                        if let (Some(to), Some(old)) = (
+                            change.data.get_mut(off..off.saturating_add(len)),
+                            self.saved.get(from..),
+                        ) {
+                            to.copy_from_slice(old);
+                        }
+                        change.valid = valid;
+                        change.dirty = dirty;
+                    }
+                    self.saved.truncate(from);
+                }
+                Undo::New(block) => {
+                    if let Some(change) = self.changes.remove(block) {
+                        self.recycle(change.data);
+                    }
+                }
+                Undo::Dropped(block, change) => self.changes.insert(block, change),
+                Undo::Revoked(block) => {
+                    if let Some(journal) = &mut self.journal {
+                        journal.revoked.remove(&block);
+                    }
+                }
+                Undo::Freed(block) => {
+                    self.frees.remove(&block);
+                }
+            }
+        }
+        self.saved.clear();
+        if any {
+            // Some of it was made by the handle and is not there any more.
+            self.verified.clear();
+        }
+        any
+    }
+
+    /// Blocks that the log needs for the transaction as it is now, but for
+    /// descriptors.
+    fn weight(&self) -> usize {
+        let revoked = self.journal.as_ref().map_or(0, |j| j.revoked.len());
+        self.changes
+            .len()
+            .saturating_add(self.free_groups.len().saturating_mul(2))
+            .saturating_add(revoked >> 6)
+    }
+
+    /// A buffer for a block's content, whatever is in it.
+    fn buffer(&mut self) -> Box<[u8]> {
+        match self.pool.pop() {
+            Some(data) => data,
+            None => vec![0; self.block_size()].into_boxed_slice(),
+        }
+    }
+
     /// Changes part of a metadata block in the running transaction.
+    ///
+    /// # Errors
+    /// [`Error::TransactionFull`] when the journal could not take it.
     pub fn put(&mut self, block: u64, off: usize, bytes: &[u8]) -> Result<()> {
         let address = self.address(block, off, bytes.len())?;
-        if !self.changes.contains_key(&block) {
-            let data = match self.pool.pop() {
-                Some(data) => data,
-                None => vec![0; self.block_size()].into_boxed_slice(),
+        let end = off.saturating_add(bytes.len());
+        if !self.changes.contains(block) {
+            if self.weight() >= self.most_blocks {
+                return Err(Error::TransactionFull);
+            }
+            let change = Change {
+                data: self.buffer(),
+                valid: 0,
+                dirty: 0,
+                born: self.handle,
             };
-            self.changes.insert(
-                block,
-                Change {
-                    data,
-                    valid: 0,
-                    dirty: 0,
-                },
-            );
+            self.changes.insert(block, change);
+            self.undo.push(Undo::New(block));
         }
-        let Some(change) = self.changes.get_mut(&block) else {
+        let Some(change) = self.changes.get_mut(block) else {
             return Err(Error::NoMemory);
         };
         let mask = line_mask(off, bytes.len());
-        let end = off.saturating_add(bytes.len());
         // Lines that are covered in part need the rest of their content.
-        for edge in [off, end.saturating_sub(1)] {
-            let line = edge >> LINE_SHIFT;
-            let start = line.wrapping_mul(LINE);
-            let bit = 1_u64.wrapping_shl(line as u32);
-            let whole = off <= start && end >= start.saturating_add(LINE);
-            if bytes.is_empty() || whole || change.valid & bit != 0 {
-                continue;
-            }
-            if let Some(dst) = change.data.get_mut(start..start.saturating_add(LINE)) {
-                let line_address = address
-                    .saturating_sub(off as u64)
-                    .saturating_add(start as u64);
-                self.pmem.read(line_address, dst)?;
-                change.valid |= bit;
+        if mask & !change.valid != 0 {
+            for edge in [off, end.saturating_sub(1)] {
+                let line = edge >> LINE_SHIFT;
+                let start = line.wrapping_mul(LINE);
+                let bit = 1_u64.wrapping_shl(line as u32);
+                let whole = off <= start && end >= start.saturating_add(LINE);
+                if bytes.is_empty() || whole || change.valid & bit != 0 {
+                    continue;
+                }
+                if let Some(dst) = change.data.get_mut(start..start.saturating_add(LINE)) {
+                    let line_address = address
+                        .saturating_sub(off as u64)
+                        .saturating_add(start as u64);
+                    self.pmem.read(line_address, dst)?;
+                    change.valid |= bit;
+                }
             }
         }
         if let Some(dst) = change.data.get_mut(off..end) {
+            if change.born != self.handle {
+                self.saved.extend_from_slice(dst);
+                self.undo.push(Undo::Bytes {
+                    block,
+                    off,
+                    len: bytes.len(),
+                    valid: change.valid,
+                    dirty: change.dirty,
+                });
+            }
             dst.copy_from_slice(bytes);
         }
         change.valid |= mask;
@@ -229,14 +370,6 @@ impl<P: Pmem> Store<P> {
         self.put(block, off, &value.to_le_bytes())
     }
 
-    /// Drops a block from the running transaction: it was freed, and nothing
-    /// of it need reach the media.
-    pub fn forget(&mut self, block: u64) {
-        if let Some(change) = self.changes.remove(&block) {
-            self.recycle(change.data);
-        }
-    }
-
     fn recycle(&mut self, data: Box<[u8]>) {
         if self.pool.len() < POOL {
             self.pool.push(data);
@@ -245,6 +378,11 @@ impl<P: Pmem> Store<P> {
 
     /// From now on transactions go through a journal.
     pub fn start_journal(&mut self, writer: Writer) {
+        let capacity = writer.capacity();
+        let descriptors = capacity.checked_div(writer.tags_per_block()).unwrap_or(0);
+        self.most_blocks = capacity
+            .saturating_sub(descriptors)
+            .saturating_sub(SPARE_BLOCKS);
         self.journal = Some(Journaled {
             writer,
             logged: BTreeSet::new(),
@@ -259,23 +397,85 @@ impl<P: Pmem> Store<P> {
 
     /// Ends the use of the journal: all of it is in place.
     pub fn stop_journal(&mut self) -> Result<()> {
+        self.most_blocks = usize::MAX;
         match self.journal.take() {
             Some(journal) => journal.writer.stop(&self.pmem),
             None => Ok(()),
         }
     }
 
-    /// Notes that blocks have been freed: nothing that is known of them as
-    /// metadata counts any more.
-    pub fn freed(&mut self, block: u64, len: u32) {
-        let range = block..block.saturating_add(u64::from(len));
+    /// Whether any of these blocks is freed by the running transaction.
+    pub fn is_freed(&self, block: u64, len: u32) -> bool {
+        let end = block.saturating_add(u64::from(len));
+        self.frees
+            .range(..end)
+            .next_back()
+            .is_some_and(|(start, len)| start.saturating_add(u64::from(*len)) > block)
+    }
+
+    /// Notes that the running transaction frees blocks of a group: nothing
+    /// that is known of them as metadata counts any more, and they are marked
+    /// free when it commits.
+    pub fn free(&mut self, block: u64, len: u32, group: u32) -> Result<()> {
+        if self.weight() >= self.most_blocks {
+            return Err(Error::TransactionFull);
+        }
+        self.frees.insert(block, len);
+        self.free_groups.insert(group);
+        self.undo.push(Undo::Freed(block));
         if let Some(journal) = &mut self.journal {
-            let voided: Vec<u64> = journal.logged.range(range.clone()).copied().collect();
-            journal.revoked.extend(voided);
+            let end = block.saturating_add(u64::from(len));
+            for voided in journal.logged.range(block..end) {
+                if journal.revoked.insert(*voided) {
+                    self.undo.push(Undo::Revoked(*voided));
+                }
+            }
         }
-        while let Some((&block, _)) = self.changes.range(range.clone()).next() {
-            self.forget(block);
+        for block in self.changes.in_range(block, u64::from(len)) {
+            if let Some(change) = self.changes.remove(block) {
+                self.undo.push(Undo::Dropped(block, change));
+            }
         }
+        Ok(())
+    }
+
+    /// Whether the running transaction frees blocks.
+    pub fn has_frees(&self) -> bool {
+        !self.frees.is_empty()
+    }
+
+    /// Takes the blocks that are to be marked free, neighbours joined.
+    pub fn take_frees(&mut self) -> Vec<(u64, u32)> {
+        self.free_groups.clear();
+        let mut all: Vec<(u64, u32)> = Vec::new();
+        for (block, len) in core::mem::take(&mut self.frees) {
+            match all.last_mut() {
+                Some((start, before))
+                    if start.saturating_add(u64::from(*before)) == block
+                        && before.checked_add(len).is_some() =>
+                {
+                    *before = before.saturating_add(len);
+                }
+                _ => all.push((block, len)),
+            }
+        }
+        all
+    }
+
+    /// Whether the running transaction has changed nothing.
+    pub fn is_idle(&self) -> bool {
+        self.changes.is_empty() && self.frees.is_empty()
+    }
+
+    /// Whether the transaction should be committed for its size: with a
+    /// quarter of the journal, as Linux does, it leaves room for large calls.
+    pub fn is_large(&self) -> bool {
+        self.weight() >= MANY_BLOCKS.min(self.most_blocks >> 2)
+    }
+
+    /// The running transaction's number.
+    pub fn tid(&self) -> u32 {
+        self.tid
     }
 
     /// Writes the running transaction to the journal, durably. The lines of a
@@ -287,7 +487,7 @@ impl<P: Pmem> Store<P> {
         };
         let size = 1_usize.wrapping_shl(self.block_shift);
         let lines = line_mask(0, size);
-        for (block, change) in &mut self.changes {
+        for (block, change) in self.changes.iter_mut() {
             let base = block.wrapping_shl(self.block_shift);
             let mut missing = lines & !change.valid;
             while missing != 0 {
@@ -303,12 +503,12 @@ impl<P: Pmem> Store<P> {
             change.valid = lines;
         }
         let mut transaction = Transaction::default();
-        for (block, change) in &self.changes {
-            transaction.put(*block, change.data.get(..size).unwrap_or(&change.data));
+        for (block, change) in self.changes.iter() {
+            transaction.put(block, change.data.get(..size).unwrap_or(&change.data));
         }
         for block in &journal.revoked {
             // Freed and taken again as metadata: this copy is the newest.
-            if !self.changes.contains_key(block) {
+            if !self.changes.contains(*block) {
                 transaction.revoke(*block);
             }
         }
@@ -320,16 +520,21 @@ impl<P: Pmem> Store<P> {
             journal.logged.remove(block);
         }
         journal.revoked.clear();
-        journal.logged.extend(self.changes.keys());
+        journal
+            .logged
+            .extend(self.changes.iter().map(|(block, _)| block));
         Ok(())
     }
 
     /// Brings all changes to the media, durably and as one where there is a
     /// journal. After an error without one some of them may be there: the file
     /// system must not be written any more.
+    ///
+    /// File data that was stored before is durable, too, also when there is
+    /// nothing to commit.
     pub fn commit(&mut self, now: Timestamp) -> Result<()> {
         if self.changes.is_empty() {
-            return Ok(());
+            return Ok(self.pmem.barrier()?);
         }
         let journaled = self.journal.is_some();
         if journaled {
@@ -338,10 +543,9 @@ impl<P: Pmem> Store<P> {
         } else {
             // Data and new blocks that were stored before must not come after
             // the metadata that refers to them.
-            self.pmem.fence();
+            self.pmem.barrier()?;
         }
-        let changes = core::mem::take(&mut self.changes);
-        for (block, change) in changes {
+        for (block, change) in self.changes.iter() {
             let base = block.wrapping_shl(self.block_shift);
             let mut left = change.dirty;
             while left != 0 {
@@ -359,64 +563,45 @@ impl<P: Pmem> Store<P> {
                 self.pmem.write_back(address, bytes.len() as u64);
                 left &= !line_mask(start, len);
             }
-            self.recycle(change.data);
         }
+        self.abort();
+        self.tid = self.tid.wrapping_add(1);
         if !journaled {
             self.pmem.fence();
         }
         Ok(())
     }
 
-    /// Forgets all changes.
+    /// Forgets the running transaction.
     pub fn abort(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.revoked.clear();
         }
-        let changes = core::mem::take(&mut self.changes);
-        for (_, change) in changes {
-            self.recycle(change.data);
-        }
-    }
-
-    fn tag(kind: Checked, number: u64) -> u64 {
-        // Odd multipliers keep numbers apart; the kind must reach the slot.
-        let mixed = number ^ ((kind as u64) << 58);
-        mixed
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_right(29)
-            .wrapping_mul(0xd6e8_feb8_6659_fd93)
-            | 1
-    }
-
-    fn slot(&self, tag: u64) -> Option<&AtomicU64> {
-        self.verified
-            .get((tag >> 40) as usize & (VERIFIED_SLOTS - 1))
+        self.frees.clear();
+        self.free_groups.clear();
+        self.undo.clear();
+        let pool = &mut self.pool;
+        self.changes.drain(|_, change| {
+            if pool.len() < POOL {
+                pool.push(change.data);
+            }
+        });
     }
 
     /// Whether a structure was found right since the mount.
     pub fn is_verified(&self, kind: Checked, number: u64) -> bool {
-        let tag = Self::tag(kind, number);
-        self.slot(tag)
-            .is_some_and(|s| s.load(Ordering::Relaxed) == tag)
+        self.verified.contains(kind, number)
     }
 
     /// Notes that a structure was found right.
     pub fn set_verified(&self, kind: Checked, number: u64) {
-        let tag = Self::tag(kind, number);
-        if let Some(slot) = self.slot(tag) {
-            slot.store(tag, Ordering::Relaxed);
-        }
+        self.verified.insert(kind, number);
     }
 
     /// Notes that a structure must be checked again: its block is used for
     /// something else.
     pub fn clear_verified(&self, kind: Checked, number: u64) {
-        let tag = Self::tag(kind, number);
-        if let Some(slot) = self.slot(tag)
-            && slot.load(Ordering::Relaxed) == tag
-        {
-            slot.store(0, Ordering::Relaxed);
-        }
+        self.verified.remove(kind, number);
     }
 }
 
@@ -444,6 +629,20 @@ mod tests {
         assert_eq!(s.get::<4>(1, 58).unwrap(), [58, 59, 0xaa, 0xaa]);
         assert_eq!(s.get::<2>(1, 200).unwrap(), [200, 201]);
         assert_eq!(media.to_vec()[4096 + 60], 60);
+        s.finish();
+        s.begin();
+        s.put(1, 63, &[1, 2]).unwrap();
+        s.put(1, 300, &[5]).unwrap();
+        s.put(0, 7, &[6]).unwrap();
+        s.free(1, 1, 0).unwrap();
+        assert_eq!(s.get::<4>(1, 58).unwrap(), [58, 59, 60, 61]);
+        assert!(s.is_freed(0, 2) && !s.is_freed(0, 1));
+        assert!(s.undo());
+        assert!(!s.has_frees());
+        assert_eq!(s.get::<4>(1, 58).unwrap(), [58, 59, 0xaa, 0xaa]);
+        assert_eq!(s.get::<4>(1, 62).unwrap(), [0xaa; 4]);
+        assert_eq!(s.get::<1>(1, 300).unwrap(), [44]);
+        assert_eq!(s.get::<1>(0, 7).unwrap(), [7]);
         s.abort();
         assert_eq!(s.get::<4>(1, 58).unwrap(), [58, 59, 60, 61]);
         s.put(1, 4090, &[7; 6]).unwrap();

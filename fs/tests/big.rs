@@ -234,6 +234,7 @@ fn huge_and_sparse() {
             if how == 1 {
                 fs.evict(g, &NoMappings).unwrap();
             } else {
+                fs.sync().unwrap();
                 drop(fs);
                 fs = mount_rw(&image);
             }
@@ -261,6 +262,7 @@ fn the_nameless_are_deleted_at_the_next_mount() {
             let mut buf = [0; 10];
             assert_eq!(fs.read(f, 0, &mut buf), Ok(10));
         }
+        fs.sync().unwrap();
         drop(fs);
         let fs = mount_rw(&image);
         assert_eq!(fs.statfs(), free);
@@ -388,6 +390,7 @@ fn the_orphan_file_is_emptied_at_mount() {
     fs.write(f, 0, &[1; 50_000]).unwrap();
     fs.unlink(root, b"f", Release::Later).unwrap();
     let sb = *fs.superblock();
+    fs.sync().unwrap();
     drop(fs);
     // From the log to its place, then from the list to the file, as Linux
     // would have done it.

@@ -283,6 +283,11 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// Whether bits `from..to` are all set.
+    pub(crate) fn are_set(&self, desc: &GroupDesc, map: Map, from: u32, to: u32) -> Result<bool> {
+        Ok(self.find_clear(desc, map, from, to, 1)?.is_none())
+    }
+
     /// The first clear bit in `from..to`, with the number of clear bits that
     /// follow it, up to `want`.
     pub(crate) fn find_clear(

@@ -177,10 +177,50 @@ impl<P: Pmem> Ext4<P> {
         ))
     }
 
-    /// Gives blocks back.
+    /// Gives blocks back: the running transaction frees them, and once it has
+    /// committed they can be taken again.
     pub(crate) fn free_blocks(&mut self, block: u64, len: u32) -> Result<()> {
-        let mut block = block;
-        let mut left = len;
+        self.each_group(block, len, |fs, group, bit, here| {
+            let at = fs.geo.group_first_block(group).saturating_add(bit.into());
+            let end = bit.saturating_add(here);
+            if fs.is_system(group, bit, end)? {
+                return Err(Error::block(
+                    "a file has a block of the file system's own",
+                    at,
+                ));
+            }
+            let desc = fs.open_map(group, Map::Blocks)?;
+            if !fs.are_set(&desc, Map::Blocks, bit, end)? || fs.store.is_freed(at, here) {
+                return Err(Error::corrupt("freed twice", Place::Group(group)));
+            }
+            fs.store.free(at, here, group)?;
+            fs.vol.free_clusters = fs.vol.free_clusters.saturating_add(u64::from(here));
+            fs.vol.dirty = true;
+            Ok(())
+        })
+    }
+
+    /// Marks blocks free that the transaction has freed.
+    pub(crate) fn release_blocks(&mut self, block: u64, len: u32) -> Result<()> {
+        self.each_group(block, len, |fs, group, bit, here| {
+            let mut desc = fs.open_map(group, Map::Blocks)?;
+            fs.change_bits(group, &mut desc, Map::Blocks, bit, here, false)?;
+            desc.set_free_blocks(desc.free_blocks().saturating_add(here));
+            fs.put_group_desc(group, &mut desc)?;
+            fs.alloc.set_full_blocks(group, false);
+            Ok(())
+        })
+    }
+
+    /// Calls `f` with each group's part of a run of a file's blocks: the
+    /// group, the first bit in it, the number.
+    fn each_group(
+        &mut self,
+        block: u64,
+        len: u32,
+        mut f: impl FnMut(&mut Self, u32, u32, u32) -> Result<()>,
+    ) -> Result<()> {
+        let (mut block, mut left) = (block, len);
         while left > 0 {
             let wrong = Error::block("a block to be freed is outside the file system", block);
             if !self.geo.is_data_range(block, u64::from(left)) {
@@ -191,20 +231,7 @@ impl<P: Pmem> Ext4<P> {
             if here == 0 {
                 return Err(wrong);
             }
-            if self.is_system(group, bit, bit.saturating_add(here))? {
-                return Err(Error::block(
-                    "a file has a block of the file system's own",
-                    block,
-                ));
-            }
-            let mut desc = self.open_map(group, Map::Blocks)?;
-            self.change_bits(group, &mut desc, Map::Blocks, bit, here, false)?;
-            desc.set_free_blocks(desc.free_blocks().saturating_add(here));
-            self.put_group_desc(group, &mut desc)?;
-            self.alloc.set_full_blocks(group, false);
-            self.store.freed(block, here);
-            self.vol.free_clusters = self.vol.free_clusters.saturating_add(u64::from(here));
-            self.vol.dirty = true;
+            f(self, group, bit, here)?;
             block = block.saturating_add(u64::from(here));
             left = left.saturating_sub(here);
         }
@@ -256,6 +283,7 @@ impl<P: Pmem> Ext4<P> {
     fn set_sectors(&self, inode: &mut Inode, sectors: u64) -> Result<()> {
         use crate::disk::features::RoCompat;
         use crate::disk::inode::InodeFlags;
+        inode.data_changed = true;
         let huge = self.geo.ro_compat.contains(RoCompat::HUGE_FILE);
         let mut flags = inode.flags();
         if !huge {

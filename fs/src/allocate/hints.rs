@@ -28,6 +28,10 @@ impl GroupSet {
         }
     }
 
+    fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
     /// The first group at or after `from` that is not in the set.
     fn next_absent(&self, from: u32) -> Option<u32> {
         let mut index = (from >> 6) as usize;
@@ -102,6 +106,8 @@ pub(crate) struct Hints {
     /// An inode that lost its last name and is too large to be freed in the
     /// same transaction.
     pub large_orphan: Option<u32>,
+    /// Large frees leave all but a little for later, as orphans.
+    pub stepwise: bool,
     /// Where the last large allocation ended.
     pub last_group: u32,
     /// Makes generations differ.
@@ -128,6 +134,12 @@ impl Hints {
         } else {
             self.open_orphans.remove(&ino);
         }
+    }
+
+    /// Forgets which groups are full: what filled them was taken back.
+    pub fn forget_full(&mut self) {
+        self.full_blocks.clear();
+        self.full_inodes.clear();
     }
 
     /// Notes whether a group has free blocks.

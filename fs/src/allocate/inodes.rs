@@ -87,6 +87,7 @@ impl<P: Pmem> Ext4<P> {
             wide_size: true,
             fast_symlink: false,
             inline: false,
+            data_changed: true,
         };
         inode.set_times(now);
         if inode.fits(inode_field!(i_crtime_extra), 4) {

@@ -138,7 +138,7 @@ impl Writer {
     }
 
     /// Tags that fit in a descriptor block; the first is followed by a UUID.
-    fn tags_per_block(&self) -> usize {
+    pub fn tags_per_block(&self) -> usize {
         (self.block_size as usize)
             .saturating_sub(size_of::<Header>())
             .saturating_sub(16)

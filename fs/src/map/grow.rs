@@ -147,6 +147,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     fn put_node(&mut self, inode: &mut Inode, node: Node, off: usize, bytes: &[u8]) -> Result<()> {
+        inode.data_changed = true;
         match node {
             Node::Root => {
                 let end = off.saturating_add(bytes.len());

@@ -83,8 +83,8 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// Writes to a regular file and gives the number of bytes, all of them.
-    /// The data is durable when this returns; a new size or new blocks are
-    /// too.
+    /// The data has been stored and is durable after a fence; a new size or
+    /// new blocks are after a commit.
     pub fn write(&mut self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         if !self.is_writable() {
             return Err(Error::ReadOnly);
@@ -109,10 +109,9 @@ impl<P: Pmem> Ext4<P> {
             && !is_due(inode.mtime(), now)
             && self.overwrite(&inode, offset, data)?
         {
-            self.store.pmem().fence();
             return Ok(data.len());
         }
-        self.run(|fs| {
+        let result = self.run(|fs| {
             let mut inode = fs.writable_file(ino)?;
             fs.zero_tail(&inode, end)?;
             fs.write_blocks(&mut inode, offset, data)?;
@@ -123,7 +122,19 @@ impl<P: Pmem> Ext4<P> {
             inode.set_ctime(now);
             fs.put_inode(&mut inode)?;
             Ok(data.len())
-        })
+        });
+        match result {
+            // The journal is too small for all at once: as two calls then.
+            Err(Error::TransactionFull) if data.len() > self.geo.bs() => {
+                let (low, high) = data
+                    .split_at_checked(data.len() >> 1)
+                    .ok_or(Error::Invalid)?;
+                self.write(ino, offset, low)?;
+                self.write(ino, offset.saturating_add(low.len() as u64), high)?;
+                Ok(data.len())
+            }
+            result => result,
+        }
     }
 
     /// Stores over blocks that are all written; false (and perhaps part of
@@ -276,7 +287,7 @@ impl<P: Pmem> Ext4<P> {
     /// where nothing was: what a store into a mapping needs. The range may
     /// not reach past the block in which the file ends.
     pub fn allocate(&mut self, ino: Ino, blocks: Range<u32>) -> Result<()> {
-        self.run(|fs| {
+        let result = self.run(|fs| {
             let mut inode = fs.writable_file(ino)?;
             let end = inode.size().div_ceil(u64::from(fs.geo.block_size));
             if blocks.is_empty() || u64::from(blocks.end) > end {
@@ -292,7 +303,15 @@ impl<P: Pmem> Ext4<P> {
             inode.set_mtime(now);
             inode.set_ctime(now);
             fs.put_inode(&mut inode)
-        })
+        });
+        match result {
+            Err(Error::TransactionFull) if blocks.len() > 1 => {
+                let middle = blocks.start.midpoint(blocks.end);
+                self.allocate(ino, blocks.start..middle)?;
+                self.allocate(ino, middle..blocks.end)
+            }
+            result => result,
+        }
     }
 
     /// Allocates what is missing in a range of blocks. Unwritten, or zeroed
@@ -359,6 +378,14 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// Whether the byte at `at` is in a block with data.
+    fn is_mapped(&self, inode: &Inode, at: u64) -> Result<bool> {
+        match u32::try_from(at.wrapping_shr(self.geo.block_shift)) {
+            Ok(fb) => Ok(matches!(self.map_block(inode, fb)?, Mapping::Mapped { .. })),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Sets the size of a file. What is cut off is freed, so the lease must
     /// cover it; what is added reads as zeros.
     pub fn truncate(&mut self, ino: Ino, size: u64, lease: &dyn LayoutLease) -> Result<()> {
@@ -395,8 +422,11 @@ impl<P: Pmem> Ext4<P> {
             // the new size is durable, or a cut could leave the old size with
             // zeros in it.
             let inode = self.writable_file(ino)?;
-            self.zero_part(&inode, size, keep.saturating_mul(bs))?;
-            self.store.pmem().fence();
+            let tail = keep.saturating_mul(bs);
+            if tail > size && self.is_mapped(&inode, size)? {
+                self.commit()?;
+                self.zero_part(&inode, size, tail)?;
+            }
         }
         if many {
             self.free_in_steps(ino, keep)?;
@@ -417,17 +447,18 @@ impl<P: Pmem> Ext4<P> {
     /// Whether an inode owns more than one transaction should free.
     pub(crate) fn is_large(&self, inode: &Inode) -> bool {
         let sectors = self.inode_sectors(inode);
-        inode.has_block_map()
-            && sectors.wrapping_shr(self.geo.block_shift.saturating_sub(9)) > FREE_STEP
+        let step = if self.alloc.stepwise { 0 } else { FREE_STEP };
+        inode.has_block_map() && sectors.wrapping_shr(self.geo.block_shift.saturating_sub(9)) > step
     }
 
     /// Frees the blocks from `keep` on of a large inode that is on the orphan
     /// list, a transaction for each step.
     pub(crate) fn shed(&mut self, ino: u32, keep: u64) -> Result<()> {
         let mut end = 1_u64 << 32;
+        let mut step = FREE_STEP;
         while end > keep {
-            let start = end.saturating_sub(FREE_STEP).max(keep);
-            self.run(|fs| {
+            let start = end.saturating_sub(step).max(keep);
+            let done = self.run(|fs| {
                 let mut inode = fs.load_inode_any(ino)?;
                 let before = fs.inode_sectors(&inode);
                 fs.map_remove(&mut inode, start, end)?;
@@ -435,8 +466,16 @@ impl<P: Pmem> Ext4<P> {
                     return Ok(());
                 }
                 fs.put_inode(&mut inode)
-            })?;
-            end = start;
+            });
+            match done {
+                // Pieces in many places: fewer of them at once.
+                Err(Error::TransactionFull) if step > 1 => step >>= 4,
+                done => {
+                    done?;
+                    end = start;
+                }
+            }
+            step = step.max(1);
         }
         Ok(())
     }
@@ -455,7 +494,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::Invalid);
         }
         let end = offset.checked_add(len).ok_or(Error::FileTooLarge)?;
-        self.run(|fs| {
+        let result = self.run(|fs| {
             let mut inode = fs.free_file(ino)?;
             if end > fs.max_size(&inode) {
                 return Err(Error::FileTooLarge);
@@ -495,7 +534,17 @@ impl<P: Pmem> Ext4<P> {
             inode.set_mtime(now);
             inode.set_ctime(now);
             fs.put_inode(&mut inode)
-        })
+        });
+        let whole = !self.block_mask();
+        let middle = (offset.saturating_add(len >> 1)) & whole;
+        match result {
+            Err(Error::TransactionFull) if middle > offset => {
+                let low = middle.saturating_sub(offset);
+                self.fallocate(ino, mode, offset, low, lease)?;
+                self.fallocate(ino, mode, middle, end.saturating_sub(middle), lease)
+            }
+            result => result,
+        }
     }
 
     /// Takes the blocks away that a range covers wholly.

@@ -1,7 +1,9 @@
-//! The operations that change a file system, each one transaction.
+//! The operations that change a file system, each atomic in the running
+//! transaction.
 
 mod attr;
 mod data;
+pub(crate) mod durability;
 mod namespace;
 mod orphan;
 pub(crate) mod transaction;

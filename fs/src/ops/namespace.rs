@@ -70,7 +70,7 @@ impl<P: Pmem> Ext4<P> {
         dir: Ino,
         name: &[u8],
         new: NewInode,
-        fill: impl FnOnce(&mut Self, &mut Inode) -> Result<()>,
+        mut fill: impl FnMut(&mut Self, &mut Inode) -> Result<()>,
     ) -> Result<Ino> {
         self.run(|fs| {
             let mut parent = fs.writable_dir(dir)?;

@@ -77,13 +77,23 @@ impl<P: Pmem> Ext4<P> {
         if self.is_large(&inode) {
             self.shed(ino.0, 0)?;
         }
+        let result = self.destroy_orphan(ino);
+        if matches!(result, Err(Error::TransactionFull)) {
+            self.shed(ino.0, 0)?;
+            self.destroy_orphan(ino)?;
+        } else {
+            result?;
+        }
+        self.alloc.set_open_orphan(ino.0, false);
+        Ok(())
+    }
+
+    fn destroy_orphan(&mut self, ino: Ino) -> Result<()> {
         self.run(|fs| {
             let mut inode = fs.inode_or_orphan(ino)?;
             fs.orphan_remove(&mut inode)?;
             fs.destroy(&mut inode)
-        })?;
-        self.alloc.set_open_orphan(ino.0, false);
-        Ok(())
+        })
     }
 
     /// Frees what the last operation left because it was too much for its
@@ -104,16 +114,24 @@ impl<P: Pmem> Ext4<P> {
                 break;
             }
             let inode = self.orphan_inode(ino)?;
+            let named = inode.raw.i_links_count.get() != 0;
+            let bs = u64::from(self.geo.block_size);
+            let keep = if named { inode.size().div_ceil(bs) } else { 0 };
             if self.is_large(&inode) {
-                let named = inode.raw.i_links_count.get() != 0;
-                let bs = u64::from(self.geo.block_size);
-                self.shed(ino, if named { inode.size().div_ceil(bs) } else { 0 })?;
+                self.shed(ino, keep)?;
             }
-            self.run(|fs| {
+            let finish = |fs: &mut Self| {
                 let mut inode = fs.orphan_inode(ino)?;
                 fs.orphan_remove(&mut inode)?;
                 fs.finish_orphan(&mut inode)
-            })?;
+            };
+            match self.run(finish) {
+                Err(Error::TransactionFull) => {
+                    self.shed(ino, keep)?;
+                    self.run(finish)?;
+                }
+                done => done?,
+            }
         }
         if self.vol.last_orphan != 0 {
             return Err(Error::inode(

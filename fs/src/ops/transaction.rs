@@ -1,4 +1,5 @@
-//! Beginning and ending of transactions and of a writable mount.
+//! Calls as parts of the running transaction, its commit, and the beginning
+//! and end of a writable mount. [`Store`](crate::store) has the mechanism.
 
 use zerocopy::IntoBytes;
 
@@ -14,39 +15,92 @@ use crate::sb_field;
 use crate::types::Timestamp;
 
 impl<P: Pmem> Ext4<P> {
-    /// Runs one change. If it fails, the media and everything in memory are
-    /// as they were before.
-    pub(crate) fn run<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    /// Runs one change as a part of the running transaction. If it fails,
+    /// everything is as it was before, and other calls' changes stay.
+    ///
+    /// What it needs may be there only after a commit: blocks that the
+    /// transaction frees, or room in the journal. It is tried again then, so
+    /// `f` must begin from what the file system says.
+    pub(crate) fn run<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         if !self.is_writable() {
             return Err(Error::ReadOnly);
         }
-        let before = self.vol;
-        self.alloc.large_orphan = None;
-        match f(self) {
-            Ok(value) => {
-                self.commit()?;
-                Ok(value)
-            }
-            Err(e) => {
-                self.store.abort();
-                self.vol = before;
-                Err(e)
-            }
+        let mut result = self.attempt(&mut f);
+        let wait = match result {
+            Err(Error::NoSpace) => self.store.has_frees(),
+            Err(Error::TransactionFull) => !self.store.is_idle(),
+            _ => false,
+        };
+        if wait {
+            self.commit()?;
+            result = self.attempt(&mut f);
         }
+        if matches!(result, Err(Error::TransactionFull)) && !self.alloc.stepwise {
+            // Too much even alone: those who can leave a part for later do.
+            self.alloc.stepwise = true;
+            result = self.attempt(&mut f);
+            self.alloc.stepwise = false;
+        }
+        if result.is_ok() && self.store.is_large() {
+            self.commit()?;
+        }
+        result
     }
 
-    /// Ends the running transaction: the counts of the superblock, then all
-    /// changes to the media.
-    fn commit(&mut self) -> Result<()> {
+    fn attempt<T>(&mut self, f: &mut impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.vol;
+        self.alloc.large_orphan = None;
+        let began_idle = self.store.is_idle();
+        self.clock = Some((self.options.now)());
+        self.store.begin();
+        let result = f(self);
+        match &result {
+            Ok(_) => {
+                self.store.finish();
+                if began_idle {
+                    self.oldest = self.now();
+                }
+            }
+            Err(_) => {
+                if self.store.undo() {
+                    self.alloc.forget_full();
+                }
+                self.vol = before;
+            }
+        }
+        self.clock = None;
+        result
+    }
+
+    /// Makes everything that was done so far durable, as far as fences reach.
+    ///
+    /// # Errors
+    /// Media errors: part of it may be on the media then, and nothing is
+    /// written any more.
+    pub fn commit(&mut self) -> Result<()> {
+        if !self.is_writable() {
+            return Err(Error::ReadOnly);
+        }
         let now = self.now();
-        let result = self.put_counts().and_then(|()| self.store.commit(now));
+        let result = self.conclude().and_then(|()| self.store.commit(now));
         if result.is_err() {
-            // Part of it may be on the media: what is there must be checked
-            // before anyone writes again.
+            // What is there must be checked before anyone writes again.
             self.store.abort();
             self.failed = true;
         }
         result
+    }
+
+    /// The last changes of a transaction: what it frees, the counts of the
+    /// superblock.
+    fn conclude(&mut self) -> Result<()> {
+        self.store.begin();
+        for (block, len) in self.store.take_frees() {
+            self.release_blocks(block, len)?;
+        }
+        self.put_counts()?;
+        self.store.finish();
+        Ok(())
     }
 
     /// Changes a field of the superblock, its checksum with it.
@@ -129,6 +183,7 @@ impl<P: Pmem> Ext4<P> {
         let journaled = journal.is_some();
         if let Some(journal) = journal {
             self.run(|fs| fs.mark_recover(true))?;
+            self.commit()?;
             self.use_journal(journal)?;
         }
         self.run(|fs| {
@@ -141,7 +196,8 @@ impl<P: Pmem> Ext4<P> {
             fs.put_sb_time(sb_field!(s_mtime), sb_field!(s_mtime_hi), now)?;
             fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)
         })?;
-        self.recover_orphans()
+        self.recover_orphans()?;
+        self.commit()
     }
 
     /// From now on transactions go through the journal.
@@ -168,18 +224,6 @@ impl<P: Pmem> Ext4<P> {
         self.put_sb(sb_field!(s_feature_incompat), &word.bits().to_le_bytes())
     }
 
-    /// Makes sure that everything done so far is durable. Every operation is
-    /// when it returns; this one also reaches what the platform holds back.
-    pub fn sync(&mut self) -> Result<()> {
-        if self.is_writable() {
-            let now = self.now();
-            self.run(|fs| fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now))?;
-        }
-        self.store.pmem().fence();
-        self.store.pmem().drain()?;
-        Ok(())
-    }
-
     /// Ends a mount and gives the media back. A writable file system is
     /// marked clean, if it was when it was mounted.
     pub fn unmount(mut self) -> Result<P> {
@@ -197,11 +241,13 @@ impl<P: Pmem> Ext4<P> {
                 }
                 Ok(())
             })?;
+            self.commit()?;
             if self.geo.incompat.contains(Incompat::RECOVER) {
                 // The log is emptied before the bit goes: a cut between the
                 // two asks for the recovery of nothing.
                 self.store.stop_journal()?;
                 self.run(|fs| fs.mark_recover(false))?;
+                self.commit()?;
             }
             self.store.pmem().drain()?;
         }

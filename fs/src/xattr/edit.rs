@@ -136,7 +136,7 @@ impl<P: Pmem> Ext4<P> {
         } else {
             value.to_vec()
         };
-        self.run(|fs| fs.change_attr(ino, index, rest, Some(value), create, replace))
+        self.run(|fs| fs.change_attr(ino, index, rest, Some(value.clone()), create, replace))
     }
 
     /// Removes an extended attribute.

@@ -52,9 +52,16 @@ pub trait Extents: Send + Sync {
     fn extent(&self, block: u64, count: u64) -> Result<Extent>;
 
     /// Makes `block`, and as many of the `count` blocks from it on as go in
-    /// one run, mapped data: allocated, zeroed on the media, and durable as
-    /// metadata. Blocks that are mapped already stay as they are.
+    /// one run, mapped data: allocated, and zeroed on the media. Blocks that
+    /// are mapped already stay as they are. That the file has the blocks is
+    /// durable after [`settle`](Self::settle).
     fn allocate(&self, block: u64, count: u64) -> Result<Extent>;
+
+    /// Makes durable which blocks the file has: whoever makes a store durable
+    /// asks for it, so that the store is found after a power cut.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// A store is about to be made through a mapping (for the file's times).
     fn dirtied(&self) {}

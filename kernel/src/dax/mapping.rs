@@ -306,7 +306,8 @@ impl Mapping {
         self.check(&range)?;
         let first = (self.inner.offset + range.start) >> 12;
         let end = blocks_of(self.inner.offset + range.end);
-        self.file().sync(first..end)
+        self.file().sync(first..end)?;
+        self.file().extents.settle()
     }
 
     /// Pins the page at an offset, in the name of `owner`. With `write`, a

@@ -231,6 +231,7 @@ impl File {
         }
         run.into_iter().for_each(write_back);
         self.device.pmem().fence();
+        self.extents.settle()?;
         self.device.pmem().drain().map_err(media)
     }
 }

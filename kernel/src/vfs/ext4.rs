@@ -214,6 +214,30 @@ impl Shared {
         Ok(())
     }
 
+    /// Commits the running transaction.
+    fn commit(&self) -> Result<()> {
+        let changes = self.write(|fs| {
+            let result = fs.commit();
+            self.writable.store(fs.is_writable(), Ordering::Relaxed);
+            result?;
+            Ok(self.changes.load(Ordering::Relaxed))
+        })?;
+        self.synced.store(changes, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes a file durable but for what the platform holds beyond fences:
+    /// commits what the running transaction has of it, or its data's stores
+    /// are fenced.
+    pub(super) fn settle(&self, ino: quire_fs::Ino, only_data: bool) -> Result<()> {
+        let known = self.synced.load(Ordering::Acquire) == self.changes.load(Ordering::Acquire);
+        if known || !self.read(|fs| Ok(fs.has_uncommitted(ino, only_data)))? {
+            self.pmem.fence();
+            return Ok(());
+        }
+        self.commit()
+    }
+
     /// Proof that blocks of a file may be freed or moved: the one place where
     /// the tree asks DAX.
     fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
@@ -594,7 +618,8 @@ impl FileSystem for Ext4Fs {
         if !data_only {
             self.0.write_stamp(number(inode.ino())?)?;
         }
-        self.0.sync()
+        self.0.settle(number(inode.ino())?, data_only)?;
+        Ok(self.0.pmem.drain()?)
     }
 
     fn sync(&self) -> Result<()> {
@@ -603,6 +628,15 @@ impl FileSystem for Ext4Fs {
         }
         self.0.write_stamps()?;
         self.0.sync()
+    }
+
+    fn commit(&self, only_old: bool) -> Result<()> {
+        // A failed commit was reported when it failed.
+        let failed = !self.0.writable.load(Ordering::Relaxed);
+        if failed || only_old && !self.0.read(|fs| Ok(fs.needs_commit()))? {
+            return Ok(());
+        }
+        self.0.commit()
     }
 
     fn unmount(&self) -> Result<()> {

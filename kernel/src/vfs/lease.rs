@@ -60,6 +60,10 @@ impl dax::Extents for DaxInode {
         self.shared.allocate(self.node.inode(), block, count)
     }
 
+    fn settle(&self) -> Result<()> {
+        self.shared.settle(self.ino, true)
+    }
+
     fn dirtied(&self) {
         // The number is an inode's of this file system: it has a time.
         let _ = self.shared.stamp(self.node.inode(), super::wall_clock());

@@ -435,6 +435,12 @@ pub trait FileSystem: Send + Sync {
     fn sync_inode(&self, inode: &Inode, data_only: bool) -> Result<()>;
     /// Makes everything durable.
     fn sync(&self) -> Result<()>;
+    /// Makes what calls have changed durable, but not what was stored through
+    /// mappings; with `only_old`, only if some of it has waited for long.
+    fn commit(&self, only_old: bool) -> Result<()> {
+        let _ = only_old;
+        Ok(())
+    }
     /// Ends its use: everything durable and marked clean.
     fn unmount(&self) -> Result<()>;
     /// Whether a name leads to the same inode until it is changed by its very

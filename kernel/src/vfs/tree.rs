@@ -341,6 +341,17 @@ impl Vfs {
         result
     }
 
+    /// Makes what calls have changed durable: [`FileSystem::commit`] of every
+    /// mount.
+    pub fn commit(&self, only_old: bool) -> Result<()> {
+        let mounts = self.table.read().mounts.clone();
+        let mut result: Result<()> = Ok(());
+        for mount in mounts.iter().filter(|mount| mount.writable) {
+            result = result.and(mount.fs.commit(only_old));
+        }
+        result
+    }
+
     /// The inode at a path, held until it is dropped.
     pub fn node(&self, path: &[u8], follow: bool) -> Result<Node> {
         let table = self.table.read();

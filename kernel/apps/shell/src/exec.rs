@@ -51,6 +51,12 @@ pub fn run(env: &mut Env, script: &[u8]) -> u8 {
         }
         env.console.begins(pipeline.line);
         list = run_pipeline(env, pipeline);
+        // Whoever has seen a command end has its effect on the media.
+        if let Err(error) = env.vfs.commit(false) {
+            let text = format!("error: shell: changes not durable: {error}\n");
+            env.console.errors(text.as_bytes());
+            list = list.max(1);
+        }
         env.console.ended(list);
         if let Some(status) = env.leaving {
             return if first_failure == 0 {
