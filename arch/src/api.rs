@@ -5,13 +5,14 @@ use core::ops::Range;
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::platform::{
-    ConsoleError, Features, IrqError, MapDevice, Method, MethodError, Port, PowerConfig, TimeHints,
+    ConsoleError, Crc32c, Features, IrqError, MapDevice, Method, MethodError, Port, PowerConfig,
+    TimeHints,
 };
 use crate::table::EntryFormat;
 use crate::trap::{Ipi, TrapFrame};
 use crate::{
-    ARCH_NAME, SELFTESTS, Selftest, backtrace, boot::MpInfo, cache, console, context, cpu, irq,
-    paging, port, power, time,
+    ARCH_NAME, SELFTESTS, Selftest, backtrace, boot::MpInfo, cache, checksum, console, context,
+    cpu, irq, paging, port, power, time,
 };
 
 type Entry = extern "C" fn(usize) -> !;
@@ -99,6 +100,10 @@ const _: () = {
     let _: unsafe fn(*mut u8, *const u8, usize) = cache::copy;
     let _: unsafe fn(*mut u8, *const u8, usize) = cache::copy_nt;
     let _: unsafe fn(*mut u8, usize) = cache::zero_nt;
+};
+
+const _: () = {
+    let _: fn() -> Option<Crc32c> = checksum::crc32c;
 };
 
 const _: () = {

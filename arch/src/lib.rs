@@ -54,8 +54,8 @@ pub mod trap;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PhysAddr, VirtAddr};
 pub use backend::{
-    ARCH_NAME, SELFTESTS, backtrace, boot, cache, console, context, cpu, irq, paging, port, power,
-    time,
+    ARCH_NAME, SELFTESTS, backtrace, boot, cache, checksum, console, context, cpu, irq, paging,
+    port, power, time,
 };
 
 /// What can be checked inside the running kernel, by name: the timer fires,

@@ -31,6 +31,10 @@ impl Features {
     }
 }
 
+/// Continues a crc32c from a value over bytes: Castagnoli's polynomial,
+/// reflected, without inversions.
+pub type Crc32c = fn(u32, &[u8]) -> u32;
+
 /// Why interrupts could not be set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::inode_field;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
-use crate::store::Checked;
+use crate::store::{Checked, Seal};
 use crate::types::{DeviceNumber, FileType, Ino, Stat, Timestamp};
 
 /// An inode in memory. A copy: changes reach the media by
@@ -269,7 +269,8 @@ impl<P: Pmem> Ext4<P> {
         off: usize,
         raw: &RawInode,
     ) -> Result<()> {
-        if !self.geo.has_csum() {
+        let bit = 1_u64.wrapping_shl(self.index_in_block(off));
+        if !self.geo.has_csum() || self.store.is_inode_unsealed(block, bit) {
             return Ok(());
         }
         let record = self.inode_record(block, off)?;
@@ -446,24 +447,61 @@ impl<P: Pmem> Ext4<P> {
     /// transaction.
     pub(crate) fn put_inode(&mut self, inode: &mut Inode) -> Result<()> {
         let fields = inode.fields.min(RAW_INODE_SIZE);
-        if self.geo.has_csum() {
-            let mut record = self.inode_record(inode.block, inode.off)?;
-            if let (Some(to), Some(from)) =
-                (record.get_mut(..fields), inode.raw.as_bytes().get(..fields))
-            {
-                to.copy_from_slice(from);
-            }
-            let crc = inode_checksum(inode.seed(self.geo.seed), &record);
-            inode.raw.l_i_checksum_lo.set(crc as u16);
-            if has_checksum_hi(&record) {
-                inode.raw.i_checksum_hi.set((crc >> 16) as u16);
-            }
-        }
         let bytes = inode.raw.as_bytes().get(..fields).unwrap_or(&[]);
-        self.store.put(inode.block, inode.off, bytes)?;
+        self.put_record(inode.ino, inode.block, inode.off, bytes)?;
         self.touched
             .note(inode.ino, self.store.tid(), inode.data_changed);
         inode.data_changed = false;
+        Ok(())
+    }
+
+    /// Changes an inode's record from its start; its checksum follows at
+    /// commit.
+    pub(crate) fn put_record(
+        &mut self,
+        ino: u32,
+        block: u64,
+        off: usize,
+        bytes: &[u8],
+    ) -> Result<()> {
+        if !self.geo.has_csum() {
+            return self.store.put(block, off, bytes);
+        }
+        let index = self.index_in_block(off);
+        let seal = Seal::Inodes(ino.saturating_sub(index), 1_u64.wrapping_shl(index));
+        self.store.put_unsealed(block, off, bytes, seal)
+    }
+
+    /// Which inode of its block a record is.
+    fn index_in_block(&self, off: usize) -> u32 {
+        off.checked_div(usize::from(self.geo.inode_size))
+            .unwrap_or(0) as u32
+    }
+
+    /// The checksums of changed inodes of a table's block.
+    pub(crate) fn seal_inodes(&mut self, block: u64, first: u32, bits: u64) -> Result<()> {
+        let size = usize::from(self.geo.inode_size);
+        let mut left = bits;
+        while left != 0 {
+            let index = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            let off = (index as usize).saturating_mul(size);
+            let content = self.store.changed_block(block)?;
+            let record = content
+                .get(off..off.saturating_add(size))
+                .ok_or(Error::block("an inode past its block", block))?;
+            let generation = crate::mount::le32(record, inode_field!(i_generation)).unwrap_or(0);
+            let seed = inode_seed(self.geo.seed, first.saturating_add(index), generation);
+            let crc = inode_checksum(seed, record);
+            let high = has_checksum_hi(record);
+            let lo = off.saturating_add(inode_field!(l_i_checksum_lo));
+            self.store.put(block, lo, &(crc as u16).to_le_bytes())?;
+            if high {
+                let hi = off.saturating_add(inode_field!(i_checksum_hi));
+                self.store
+                    .put(block, hi, &((crc >> 16) as u16).to_le_bytes())?;
+            }
+        }
         Ok(())
     }
 }

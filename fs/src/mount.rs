@@ -52,6 +52,8 @@ pub struct Ext4<P> {
     /// Set when a commit failed half-way: nothing is written any more.
     pub(crate) failed: bool,
     pub(crate) alloc: crate::allocate::hints::Hints,
+    /// The names of directories that are being changed.
+    pub(crate) names: crate::dir::names::Names,
     /// Which inodes the running transaction changes.
     pub(crate) touched: crate::ops::durability::Touched,
     /// When the running transaction began.
@@ -139,6 +141,7 @@ impl<P: Pmem> Ext4<P> {
             was_clean: false,
             failed: false,
             alloc: crate::allocate::hints::Hints::default(),
+            names: crate::dir::names::Names::default(),
             touched: crate::ops::durability::Touched::default(),
             oldest: Timestamp::default(),
             clock: None,

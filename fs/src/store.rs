@@ -39,6 +39,7 @@ use crate::journal::write::{Transaction, Writer};
 use crate::pmem::Pmem;
 use crate::types::Timestamp;
 
+pub(crate) use changes::Seal;
 use changes::{Change, Changes};
 pub(crate) use verified::Checked;
 use verified::Verified;
@@ -66,6 +67,7 @@ enum Undo {
         len: usize,
         valid: u64,
         dirty: u64,
+        seal: Option<Seal>,
     },
     /// The handle changed the block first.
     New(u64),
@@ -128,6 +130,24 @@ fn line_mask(off: usize, len: usize) -> u64 {
     below(last.saturating_add(1)) & !below(first)
 }
 
+/// Reads what is missing of a changed block.
+fn complete<P: Pmem>(pmem: &P, base: u64, size: usize, change: &mut Change) -> Result<()> {
+    let lines = line_mask(0, size);
+    let mut missing = lines & !change.valid;
+    while missing != 0 {
+        let first = missing.trailing_zeros();
+        let run = (!missing.wrapping_shr(first)).trailing_zeros();
+        let start = (first as usize).wrapping_mul(LINE);
+        let len = (run as usize).wrapping_mul(LINE);
+        if let Some(part) = change.data.get_mut(start..start.saturating_add(len)) {
+            pmem.read(base.saturating_add(start as u64), part)?;
+        }
+        missing &= !line_mask(start, len);
+    }
+    change.valid = lines;
+    Ok(())
+}
+
 impl<P: Pmem> Store<P> {
     pub fn new(pmem: P, block_shift: u32, blocks: u64) -> Self {
         Self {
@@ -182,6 +202,12 @@ impl<P: Pmem> Store<P> {
             self.pmem.read(address, buf)?;
         }
         let end = off.saturating_add(buf.len());
+        if wanted & !change.valid == 0 {
+            if let Some(src) = change.data.get(off..end) {
+                buf.copy_from_slice(src);
+            }
+            return Ok(());
+        }
         let mut left = wanted & change.valid;
         while left != 0 {
             let line = left.trailing_zeros() as usize;
@@ -248,6 +274,7 @@ impl<P: Pmem> Store<P> {
                     len,
                     valid,
                     dirty,
+                    seal,
                 } => {
                     let from = self.saved.len().saturating_sub(len);
                     if let Some(change) = self.changes.get_mut(block) {
@@ -259,6 +286,7 @@ impl<P: Pmem> Store<P> {
                         }
                         change.valid = valid;
                         change.dirty = dirty;
+                        change.seal = seal;
                     }
                     self.saved.truncate(from);
                 }
@@ -320,6 +348,7 @@ impl<P: Pmem> Store<P> {
                 valid: 0,
                 dirty: 0,
                 born: self.handle,
+                seal: None,
             };
             self.changes.insert(block, change);
             self.undo.push(Undo::New(block));
@@ -356,6 +385,7 @@ impl<P: Pmem> Store<P> {
                     len: bytes.len(),
                     valid: change.valid,
                     dirty: change.dirty,
+                    seal: change.seal,
                 });
             }
             dst.copy_from_slice(bytes);
@@ -363,6 +393,77 @@ impl<P: Pmem> Store<P> {
         change.valid |= mask;
         change.dirty |= mask;
         Ok(())
+    }
+
+    /// Makes a block all zeros in the running transaction, for a structure that
+    /// begins there.
+    pub fn put_zeros(&mut self, block: u64) -> Result<()> {
+        if self.changes.contains(block) {
+            let zeros = vec![0; self.block_size()];
+            return self.put(block, 0, &zeros);
+        }
+        self.put(block, 0, &[])?;
+        let lines = line_mask(0, self.block_size());
+        if let Some(change) = self.changes.get_mut(block) {
+            change.data.fill(0);
+            change.valid = lines;
+            change.dirty = lines;
+        }
+        Ok(())
+    }
+
+    /// Changes part of a block whose checksum is computed at commit.
+    pub fn put_unsealed(&mut self, block: u64, off: usize, bytes: &[u8], seal: Seal) -> Result<()> {
+        self.put(block, off, bytes)?;
+        if let Some(change) = self.changes.get_mut(block) {
+            change.seal = Some(match (change.seal, seal) {
+                (Some(Seal::Inodes(_, old)), Seal::Inodes(first, new)) => {
+                    Seal::Inodes(first, old | new)
+                }
+                _ => seal,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the checksum of an inode is computed at commit; `bit` says
+    /// which of its block.
+    pub fn is_inode_unsealed(&self, block: u64, bit: u64) -> bool {
+        let change = self.changes.get(block);
+        change.is_some_and(|c| matches!(c.seal, Some(Seal::Inodes(_, bits)) if bits & bit != 0))
+    }
+
+    /// The block's checksum has been computed: nothing is left to be done.
+    pub fn sealed(&mut self, block: u64) {
+        if let Some(change) = self.changes.get_mut(block) {
+            change.seal = None;
+        }
+    }
+
+    /// Whether the block's checksum is computed at commit: what it holds is
+    /// ours, and its checksum is old.
+    pub fn is_unsealed(&self, block: u64) -> bool {
+        self.changes.get(block).is_some_and(|c| c.seal.is_some())
+    }
+
+    /// The blocks whose checksums are to be computed.
+    pub fn take_unsealed(&mut self) -> Vec<(u64, Seal)> {
+        self.changes
+            .iter_mut()
+            .filter_map(|(block, change)| Some((block, change.seal.take()?)))
+            .collect()
+    }
+
+    /// The whole content of a block that the transaction has changed.
+    pub fn changed_block(&mut self, block: u64) -> Result<&[u8]> {
+        let size = self.block_size();
+        let base = self.address(block, 0, size)?;
+        let change = self
+            .changes
+            .get_mut(block)
+            .ok_or(Error::block("a block that was not changed", block))?;
+        complete(&self.pmem, base, size, change)?;
+        Ok(change.data.get(..size).unwrap_or(&[]))
     }
 
     /// Changes a number.
@@ -486,21 +587,9 @@ impl<P: Pmem> Store<P> {
             return Ok(());
         };
         let size = 1_usize.wrapping_shl(self.block_shift);
-        let lines = line_mask(0, size);
         for (block, change) in self.changes.iter_mut() {
             let base = block.wrapping_shl(self.block_shift);
-            let mut missing = lines & !change.valid;
-            while missing != 0 {
-                let first = missing.trailing_zeros();
-                let run = (!missing.wrapping_shr(first)).trailing_zeros();
-                let start = (first as usize).wrapping_mul(LINE);
-                let len = (run as usize).wrapping_mul(LINE);
-                if let Some(part) = change.data.get_mut(start..start.saturating_add(len)) {
-                    self.pmem.read(base.saturating_add(start as u64), part)?;
-                }
-                missing &= !line_mask(start, len);
-            }
-            change.valid = lines;
+            complete(&self.pmem, base, size, change)?;
         }
         let mut transaction = Transaction::default();
         for (block, change) in self.changes.iter() {

@@ -7,6 +7,9 @@ const COMMIT_CHECK_NS: u64 = 1_000_000_000;
 
 /// Starts the services.
 pub fn start() {
+    if let Some(crc32c) = quire_arch::checksum::crc32c() {
+        quire_fs::disk::checksum::accelerate(crc32c);
+    }
     crate::dax::init();
     crate::pmem::start();
     crate::dev::nvme::p2p::start(&crate::pmem::is_ram);

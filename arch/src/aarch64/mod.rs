@@ -18,6 +18,7 @@ use pure::{descriptor, esr, madt, midr, sgi, ticks, tlbi};
 pub mod backtrace;
 pub mod boot;
 pub mod cache;
+pub mod checksum;
 pub mod console;
 pub mod context;
 pub mod cpu;

@@ -23,6 +23,7 @@ pub const SELFTESTS: &[crate::Selftest] = &[
     ("format-fits-hardware", format_marks),
     ("cache-methods", cache_methods),
     ("copies", copies),
+    ("crc32c", crc32c),
     ("local-pointer", local_pointer),
     ("context-keeps-registers", contexts),
     ("message-to-self", message_to_self),
@@ -81,6 +82,27 @@ fn text_read_only() -> Result<(), &'static str> {
 }
 
 /// Interrupts are off across the probe, so that the count is this CPU's.
+/// Against the checksum bit by bit, at every length around the steps.
+fn crc32c() -> Result<(), &'static str> {
+    let Some(crc32c) = super::checksum::crc32c() else {
+        return Ok(());
+    };
+    let data: [u8; 200] = core::array::from_fn(|i| (i * 31 + 7) as u8);
+    for len in [0, 1, 7, 8, 9, 63, 64, 65, 72, 127, 128, 135, 200] {
+        let mut want = 0x1234_5678_u32;
+        for byte in &data[..len] {
+            want ^= u32::from(*byte);
+            for _ in 0..8 {
+                want = (want >> 1) ^ (0x82f6_3b78 & (want & 1).wrapping_neg());
+            }
+        }
+        if crc32c(0x1234_5678, &data[..len]) != want {
+            return Err("the CPU's crc32c is another");
+        }
+    }
+    Ok(())
+}
+
 fn exception_caught() -> Result<(), &'static str> {
     let enabled = cpu::irqs_disable();
     let before = percpu::this().probes.load(Ordering::Relaxed);

@@ -8,6 +8,7 @@
 pub mod backtrace;
 pub mod boot;
 pub mod cache;
+pub mod checksum;
 pub mod console;
 pub mod context;
 pub mod cpu;

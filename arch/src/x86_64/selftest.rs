@@ -21,6 +21,7 @@ pub const SELFTESTS: &[Selftest] = &[
     ("text-read-only", text_read_only),
     ("cache-methods", cache_methods),
     ("copies", copies),
+    ("crc32c", crc32c),
     ("wide-copies", wide_copies),
     ("local-pointer", local_pointer),
     ("context-keeps-registers", contexts),
@@ -41,6 +42,27 @@ fn clock_monotone() -> Outcome {
     }
     if last == start {
         return Err("the clock stands still");
+    }
+    Ok(())
+}
+
+/// Against the checksum bit by bit, at every length around the steps.
+fn crc32c() -> Outcome {
+    let Some(crc32c) = super::checksum::crc32c() else {
+        return Ok(());
+    };
+    let data: [u8; 200] = core::array::from_fn(|i| (i * 31 + 7) as u8);
+    for len in [0, 1, 7, 8, 9, 63, 64, 65, 72, 127, 128, 135, 200] {
+        let mut want = 0x1234_5678_u32;
+        for byte in &data[..len] {
+            want ^= u32::from(*byte);
+            for _ in 0..8 {
+                want = (want >> 1) ^ (0x82f6_3b78 & (want & 1).wrapping_neg());
+            }
+        }
+        if crc32c(0x1234_5678, &data[..len]) != want {
+            return Err("the CPU's crc32c is another");
+        }
     }
     Ok(())
 }

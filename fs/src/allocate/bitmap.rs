@@ -2,20 +2,24 @@
 //! once, changed bit by bit with their checksums following.
 
 use alloc::vec;
+use alloc::vec::Vec;
 
-use crate::disk::checksum::{crc32c, crc32c_delta};
+use crate::disk::checksum::crc32c;
 use crate::disk::features::Incompat;
 use crate::disk::group::{DESC_SIZE_64BIT, GroupDesc, GroupFlags};
 use crate::error::{Error, Place, Result};
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
-use crate::store::Checked;
+use crate::store::{Checked, Seal};
 
 /// Bits read at a time.
 const STEP_BITS: u32 = 512;
 const STEP: usize = 64;
 /// Largest flex group whose tables are looked for.
 const MAX_FLEX_BITS: u32 = 10;
+
+/// Groups whose own blocks are remembered.
+const KNOWN_GROUPS: usize = 16;
 
 /// Which bitmap of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +141,27 @@ impl<P: Pmem> Ext4<P> {
         Ok(hit)
     }
 
+    /// The same, for one who changes the file system: where such blocks are
+    /// never changes, so it is remembered of the groups asked for last.
+    pub(crate) fn is_system_known(&mut self, group: u32, from: u32, to: u32) -> Result<bool> {
+        let known = self.alloc.system.iter().position(|(g, _)| *g == group);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let mut ranges = Vec::new();
+                self.each_system(group, &mut |a, b| {
+                    ranges.push((a, b));
+                    true
+                })?;
+                self.alloc.system.truncate(KNOWN_GROUPS.saturating_sub(1));
+                self.alloc.system.insert(0, (group, ranges));
+                0
+            }
+        };
+        let ranges = self.alloc.system.get(at).map_or(&[][..], |(_, r)| r);
+        Ok(ranges.iter().any(|(a, b)| *a < to && from < *b))
+    }
+
     /// Makes a map readable: builds it in the running transaction when the
     /// group was never used, else checks it the first time.
     pub(crate) fn open_map(&mut self, group: u32, map: Map) -> Result<GroupDesc> {
@@ -170,7 +195,7 @@ impl<P: Pmem> Ext4<P> {
             self.store.clear_verified(kind, u64::from(group));
             return Ok(desc);
         }
-        if self.store.is_verified(kind, u64::from(group)) {
+        if self.store.is_verified(kind, u64::from(group)) || self.store.is_unsealed(block) {
             return Ok(desc);
         }
         let bytes = self.store.read_block(block)?;
@@ -217,6 +242,16 @@ impl<P: Pmem> Ext4<P> {
         (csum & mask, mask)
     }
 
+    /// The checksum of a changed bitmap, in its group's descriptor.
+    pub(crate) fn seal_map(&mut self, group: u32, map: Map, block: u64) -> Result<()> {
+        let (seed, bytes) = (self.geo.seed, self.map_bytes(map));
+        let content = self.store.changed_block(block)?;
+        let crc = crc32c(seed, content.get(..bytes).unwrap_or(content));
+        let mut desc = self.group_desc(group)?;
+        Self::set_map_csum(&mut desc, map, crc);
+        self.put_group_desc(group, &mut desc)
+    }
+
     fn set_map_csum(desc: &mut GroupDesc, map: Map, crc: u32) {
         match map {
             Map::Blocks => desc.set_block_bitmap_csum(crc),
@@ -224,12 +259,12 @@ impl<P: Pmem> Ext4<P> {
         }
     }
 
-    /// Sets or clears bits, all of which must change; the checksum in `desc`
-    /// follows, but `desc` is not stored.
+    /// Sets or clears bits, all of which must change. The checksum follows at
+    /// commit.
     pub(crate) fn change_bits(
         &mut self,
         group: u32,
-        desc: &mut GroupDesc,
+        desc: &GroupDesc,
         map: Map,
         from: u32,
         count: u32,
@@ -240,7 +275,6 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::corrupt("bits outside a bitmap", Place::Group(group)));
         }
         let block = Self::map_block_of(desc, map);
-        let covered = self.map_bytes(map);
         let mut at = from;
         while at < to {
             // Up to the end of a line at a time.
@@ -271,12 +305,14 @@ impl<P: Pmem> Ext4<P> {
                 }
                 *n = o ^ mask;
             }
-            self.store.put(block, first, new)?;
             if self.geo.has_csum() {
-                let after = covered.saturating_sub(first).saturating_sub(len);
-                let delta = crc32c_delta(old, new, after);
-                let (have, mask) = self.map_csum(desc, map);
-                Self::set_map_csum(desc, map, (have ^ delta) & mask);
+                let seal = match map {
+                    Map::Blocks => Seal::BlockBitmap(group),
+                    Map::Inodes => Seal::InodeBitmap(group),
+                };
+                self.store.put_unsealed(block, first, new, seal)?;
+            } else {
+                self.store.put(block, first, new)?;
             }
             at = step_end;
         }

@@ -159,7 +159,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// Marks a run as used.
     fn take(&mut self, group: u32, mut desc: GroupDesc, from: u32, len: u32) -> Result<(u64, u32)> {
-        self.change_bits(group, &mut desc, Map::Blocks, from, len, true)?;
+        self.change_bits(group, &desc, Map::Blocks, from, len, true)?;
         let free = desc.free_blocks().checked_sub(len).ok_or(Error::corrupt(
             "fewer free blocks are counted than are there",
             Place::Group(group),
@@ -183,7 +183,7 @@ impl<P: Pmem> Ext4<P> {
         self.each_group(block, len, |fs, group, bit, here| {
             let at = fs.geo.group_first_block(group).saturating_add(bit.into());
             let end = bit.saturating_add(here);
-            if fs.is_system(group, bit, end)? {
+            if fs.is_system_known(group, bit, end)? {
                 return Err(Error::block(
                     "a file has a block of the file system's own",
                     at,
@@ -204,7 +204,7 @@ impl<P: Pmem> Ext4<P> {
     pub(crate) fn release_blocks(&mut self, block: u64, len: u32) -> Result<()> {
         self.each_group(block, len, |fs, group, bit, here| {
             let mut desc = fs.open_map(group, Map::Blocks)?;
-            fs.change_bits(group, &mut desc, Map::Blocks, bit, here, false)?;
+            fs.change_bits(group, &desc, Map::Blocks, bit, here, false)?;
             desc.set_free_blocks(desc.free_blocks().saturating_add(here));
             fs.put_group_desc(group, &mut desc)?;
             fs.alloc.set_full_blocks(group, false);

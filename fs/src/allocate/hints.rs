@@ -110,6 +110,10 @@ pub(crate) struct Hints {
     pub stepwise: bool,
     /// Where the last large allocation ended.
     pub last_group: u32,
+    /// The blocks of some groups that are the file system's own, as bits.
+    pub system: Vec<(u32, Vec<(u32, u32)>)>,
+    /// A group, and the inode before which none of it is free.
+    next_inode: (u32, u32),
     /// Makes generations differ.
     pub generation: u32,
 }
@@ -140,6 +144,27 @@ impl Hints {
     pub fn forget_full(&mut self) {
         self.full_blocks.clear();
         self.full_inodes.clear();
+        self.next_inode = (0, 0);
+    }
+
+    /// Where to begin looking for a free inode of a group.
+    pub fn first_free_inode(&self, group: u32) -> u32 {
+        match self.next_inode {
+            (known, index) if known == group => index,
+            _ => 0,
+        }
+    }
+
+    /// An inode was taken, the first free one of its group.
+    pub fn took_inode(&mut self, group: u32, index: u32) {
+        self.next_inode = (group, index.saturating_add(1));
+    }
+
+    /// An inode was given back.
+    pub fn gave_inode(&mut self, group: u32, index: u32) {
+        if self.next_inode.0 == group {
+            self.next_inode.1 = self.next_inode.1.min(index);
+        }
     }
 
     /// Notes whether a group has free blocks.

@@ -102,14 +102,22 @@ impl<P: Pmem> Ext4<P> {
             inode.raw.i_projid = parent.raw.i_projid;
         }
         // The record may hold anything: the table need not have been zeroed.
-        let mut record = vec![0; size];
+        let mut short = [0; 256];
+        let mut long;
+        let record = match short.get_mut(..size) {
+            Some(short) => short,
+            None => {
+                long = vec![0; size];
+                &mut long[..]
+            }
+        };
         let fields = inode.fields.min(RAW_INODE_SIZE);
         if let (Some(to), Some(from)) =
             (record.get_mut(..fields), inode.raw.as_bytes().get(..fields))
         {
             to.copy_from_slice(from);
         }
-        self.store.put(block, off, &record)?;
+        self.put_record(ino, block, off, record)?;
         self.store.set_verified(Checked::Inode, u64::from(ino));
         Ok(inode)
     }
@@ -170,8 +178,14 @@ impl<P: Pmem> Ext4<P> {
 
     fn take_inode_in(&mut self, group: u32, is_dir: bool) -> Result<u32> {
         let wrong = |what| Error::corrupt(what, Place::Group(group));
-        // A group with inodes has a block bitmap on the media too.
-        self.open_map(group, Map::Blocks)?;
+        if self
+            .group_desc(group)?
+            .flags()
+            .contains(GroupFlags::BLOCK_UNINIT)
+        {
+            // A group with inodes has a block bitmap on the media too.
+            self.open_map(group, Map::Blocks)?;
+        }
         let mut desc = self.open_map(group, Map::Inodes)?;
         let per_group = self.geo.inodes_per_group;
         // Reserved inodes are marked, but a damaged bitmap may say otherwise.
@@ -180,10 +194,14 @@ impl<P: Pmem> Ext4<P> {
         } else {
             0
         };
-        let (index, _) = self
-            .find_clear(&desc, Map::Inodes, from, per_group, 1)?
-            .ok_or(wrong("free inodes are counted, none are there"))?;
-        self.change_bits(group, &mut desc, Map::Inodes, index, 1, true)?;
+        let hint = self.alloc.first_free_inode(group).max(from);
+        let mut found = self.find_clear(&desc, Map::Inodes, hint, per_group, 1)?;
+        if found.is_none() && hint > from {
+            found = self.find_clear(&desc, Map::Inodes, from, hint, 1)?;
+        }
+        let (index, _) = found.ok_or(wrong("free inodes are counted, none are there"))?;
+        self.alloc.took_inode(group, index);
+        self.change_bits(group, &desc, Map::Inodes, index, 1, true)?;
         desc.set_free_inodes(
             desc.free_inodes()
                 .checked_sub(1)
@@ -234,13 +252,14 @@ impl<P: Pmem> Ext4<P> {
             .group_of_inode(ino)
             .ok_or(Error::inode("no such inode", ino))?;
         let mut desc = self.open_map(group, Map::Inodes)?;
-        self.change_bits(group, &mut desc, Map::Inodes, index, 1, false)?;
+        self.change_bits(group, &desc, Map::Inodes, index, 1, false)?;
         desc.set_free_inodes(desc.free_inodes().saturating_add(1));
         if inode.kind == FileType::Directory {
             desc.set_used_dirs(desc.used_dirs().saturating_sub(1));
         }
         self.put_group_desc(group, &mut desc)?;
         self.alloc.set_full_inodes(group, false);
+        self.alloc.gave_inode(group, index);
         self.vol.free_inodes = self.vol.free_inodes.saturating_add(1);
         self.vol.dirty = true;
         let now = self.now();

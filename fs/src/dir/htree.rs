@@ -6,6 +6,8 @@
 //! sense means "no tree": the directory can still be read block by block,
 //! as Linux does.
 
+use alloc::vec::Vec;
+
 use crate::disk::dir::{
     DX_ENTRY_SIZE, DX_ROOT_ENTRIES, DX_ROOT_INFO, DxCountLimit, DxEntry, DxRootInfo, DxTail,
 };
@@ -170,6 +172,41 @@ impl<P: Pmem> Ext4<P> {
             fb = entry.block.get() & 0x0fff_ffff;
         }
         Ok(Some((path, fb)))
+    }
+
+    /// The leaves of a sound tree with the hashes at which they begin, and the
+    /// version of the hash.
+    #[allow(clippy::type_complexity, reason = "for one caller")]
+    pub(super) fn dx_leaves(&self, dir: &Inode) -> Result<Option<(Vec<(u32, u32)>, u8)>> {
+        let mut buf = alloc::vec![0; self.geo.bs()];
+        let Some((path, _)) = self.dx_probe(dir, b"", &mut buf)? else {
+            return Ok(None);
+        };
+        let most = self.dir_blocks(dir)? as usize;
+        let mut nodes = alloc::vec![(0, 0)];
+        for _ in 0..path.levels {
+            let mut below = Vec::new();
+            for (first, fb) in nodes {
+                let Some(block) = self.dir_block_at(dir, fb, &mut buf)? else {
+                    return Ok(None);
+                };
+                let Some(frame) = self.dx_frame(fb, block, &buf, 0) else {
+                    return Ok(None);
+                };
+                for i in 0..frame.count {
+                    let Some(entry) = dx_entry(&buf, frame.base, i) else {
+                        return Ok(None);
+                    };
+                    let hash = if i == 0 { first } else { entry.hash.get() };
+                    below.push((hash, entry.block.get() & 0x0fff_ffff));
+                }
+                if below.len() > most {
+                    return Ok(None);
+                }
+            }
+            nodes = below;
+        }
+        Ok(nodes.is_sorted().then_some((nodes, path.version)))
     }
 
     /// The leaf after the one that `path` leads to, if names with the same

@@ -10,7 +10,7 @@ use crate::disk::dir::{
     DX_ENTRY_SIZE, DX_NODE_ENTRIES, DX_ROOT_ENTRIES, DX_ROOT_INFO, DxCountLimit, DxEntry,
     DxRootInfo, RawDirent, dx_checksum, encode_rec_len, entry_size,
 };
-use crate::disk::features::Incompat;
+use crate::disk::features::{Compat, Incompat};
 use crate::disk::hash::{HALF_MD4, TEA, name_hash};
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
@@ -22,6 +22,7 @@ use crate::store::Checked;
 use super::block::{dir_key, dx_entries_offset};
 use super::edit::NewEntry;
 use super::htree::{DxPath, Frame, MAX_LEVELS, dx_entry, dx_limit};
+use super::names;
 
 /// Rounds of splitting before something must be wrong.
 const MAX_ROUNDS: usize = 16;
@@ -46,6 +47,7 @@ impl<P: Pmem> Ext4<P> {
             reserved,
         );
         self.store.put_u32(block, tail.saturating_add(4), crc)?;
+        self.store.sealed(block);
         self.store
             .set_verified(Checked::DirBlock, dir_key(dir.ino, block));
         Ok(())
@@ -86,8 +88,7 @@ impl<P: Pmem> Ext4<P> {
     fn new_dx_node(&mut self, dir: &mut Inode, all: &[(u32, u32)]) -> Result<u32> {
         let (fb, block) = self.append_dir_block(dir)?;
         let bs = self.geo.bs();
-        let zeros = vec![0; bs];
-        self.store.put(block, 0, &zeros)?;
+        self.store.put_zeros(block)?;
         let fake = RawDirent {
             inode: 0.into(),
             rec_len: encode_rec_len(bs, bs).into(),
@@ -127,7 +128,11 @@ impl<P: Pmem> Ext4<P> {
             return Err(wrong);
         }
         let (leaf_fb, leaf) = self.append_dir_block(dir)?;
-        self.put_leaf(dir, leaf, &rest)?;
+        self.take_from_index(dir, 0, &rest);
+        self.put_leaf(dir, leaf_fb, leaf, &rest)?;
+        if let Some(index) = self.names.get_mut(dir.ino) {
+            index.set_room(0, None);
+        }
 
         let mut root = vec![0; bs];
         let first = entry_size(1);
@@ -187,11 +192,11 @@ impl<P: Pmem> Ext4<P> {
             let Some(block) = self.dir_block_at(dir, fb, &mut buf)? else {
                 return Ok(false);
             };
-            if self.insert_in_block(block, &buf, entry)? {
+            if self.insert_in_block(dir, fb, block, &buf, entry)? {
                 return Ok(true);
             }
             if self.dx_has_room(&path)? {
-                self.split_leaf(dir, &path, block, &buf)?;
+                self.split_leaf(dir, &path, fb, block, &buf)?;
             } else {
                 self.split_index(dir, &path)?;
             }
@@ -217,6 +222,7 @@ impl<P: Pmem> Ext4<P> {
         &mut self,
         dir: &mut Inode,
         path: &DxPath,
+        leaf: u32,
         block: u64,
         bytes: &[u8],
     ) -> Result<()> {
@@ -255,11 +261,56 @@ impl<P: Pmem> Ext4<P> {
         let boundary = high.first().map_or(0, |(h, _)| *h);
         let continued = all.last().is_some_and(|(h, _)| *h == boundary);
         let strip = |v: Vec<(u32, NewEntry)>| v.into_iter().map(|(_, e)| e).collect::<Vec<_>>();
+        let (high, low) = (strip(high), strip(all));
         let (fb, new_block) = self.append_dir_block(dir)?;
-        self.put_leaf(dir, new_block, &strip(high))?;
-        self.put_leaf(dir, block, &strip(all))?;
+        self.take_from_index(dir, leaf, &high);
+        self.take_from_index(dir, leaf, &low);
+        self.put_leaf(dir, fb, new_block, &high)?;
+        self.put_leaf(dir, leaf, block, &low)?;
         let frame = Self::bottom(path)?;
-        self.insert_dx(dir, &frame, boundary | u32::from(continued), fb)
+        let hash = boundary | u32::from(continued);
+        if let Some(index) = self.names.get_mut(dir.ino) {
+            index.split(leaf, hash, fb);
+        }
+        self.insert_dx(dir, &frame, hash, fb)
+    }
+
+    /// The names of a block are about to stand elsewhere.
+    pub(super) fn take_from_index(&mut self, dir: &Inode, fb: u32, all: &[NewEntry]) {
+        let seed = self.names.seed;
+        if let Some(index) = self.names.get_mut(dir.ino) {
+            for entry in all {
+                index.remove(names::hash(&entry.name, seed), &entry.name, fb, None);
+            }
+        }
+    }
+
+    /// The leaf where a name belongs, by the index in memory; none where there
+    /// is none, or no tree.
+    pub(crate) fn dx_leaf(&mut self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
+        if !self.geo.compat.contains(Compat::DIR_INDEX) {
+            return Ok(None);
+        }
+        match self.names.get(dir.ino) {
+            None => return Ok(None),
+            Some(index) if index.leaves.is_none() => {
+                let read = self.dx_leaves(dir)?;
+                let Some(index) = self.names.get_mut(dir.ino) else {
+                    return Ok(None);
+                };
+                let Some((leaves, version)) = read else {
+                    return Ok(None);
+                };
+                index.leaves = Some(leaves);
+                index.version = version;
+            }
+            Some(_) => {}
+        }
+        let index = self.names.get(dir.ino);
+        Ok(index.and_then(|index| {
+            let hash = name_hash(name, index.version, &self.geo.hash_seed)?;
+            index.leaf(hash.major)
+        }))
     }
 
     fn insert_dx(&mut self, dir: &Inode, frame: &Frame, hash: u32, fb: u32) -> Result<()> {

@@ -6,8 +6,9 @@ mod edit;
 pub(crate) mod htree;
 mod index;
 mod inline;
+pub(crate) mod names;
 
-use crate::disk::dir::NAME_MAX;
+use crate::disk::dir::{DIRENT_HEAD, NAME_MAX, RawDirent, decode_rec_len};
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -16,6 +17,7 @@ use crate::pmem::Pmem;
 use crate::types::{Dirent, FileType, Ino, Mapping};
 
 use block::{Entry, entries};
+use names::NameIndex;
 
 /// Called with the number in the file, the block and its content.
 type BlockVisitor<'a> = &'a mut dyn FnMut(u32, u64, &[u8]) -> Result<bool>;
@@ -66,6 +68,9 @@ impl<P: Pmem> Ext4<P> {
     /// at every block. Gives the file block, its content's place and the
     /// entry.
     pub(crate) fn find_entry(&self, dir: &Inode, name: &[u8]) -> Result<Option<(u32, u64, Entry)>> {
+        if let Some(index) = self.names.get(dir.ino) {
+            return self.find_indexed(index, dir, name);
+        }
         let fold = dir.has(InodeFlags::CASEFOLD);
         if dir.has(InodeFlags::INDEX) && !fold && name != b"." && name != b".." {
             match self.htree_find(dir, name)? {
@@ -82,6 +87,79 @@ impl<P: Pmem> Ext4<P> {
             return self.find_linear(dir, |n| n.eq_ignore_ascii_case(name));
         }
         Ok(None)
+    }
+
+    /// Finds a name by the index in memory.
+    fn find_indexed(
+        &self,
+        index: &NameIndex,
+        dir: &Inode,
+        name: &[u8],
+    ) -> Result<Option<(u32, u64, Entry)>> {
+        let mut buf = [0; DIRENT_HEAD + NAME_MAX];
+        let want = DIRENT_HEAD.saturating_add(name.len());
+        let buf = buf.get_mut(..want).unwrap_or(&mut []);
+        for (fb, off) in index.places(names::hash(name, self.names.seed)) {
+            let wrong = Error::inode("a directory entry is not where it was", dir.ino);
+            let block = index.block(fb).ok_or(wrong)?;
+            if off.saturating_add(want) > self.geo.bs() {
+                continue;
+            }
+            self.store.read(block, off, buf)?;
+            let raw: RawDirent = crate::mount::parse(buf, 0).ok_or(wrong)?;
+            if usize::from(raw.name_len) == name.len() && buf.get(DIRENT_HEAD..) == Some(name) {
+                let entry = Entry {
+                    off,
+                    ino: raw.inode.get(),
+                    rec_len: decode_rec_len(raw.rec_len.get(), self.geo.bs()),
+                    name_len: name.len(),
+                    file_type: raw.file_type,
+                };
+                return Ok(Some((fb, block, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sees to it that the names of a directory that is about to be changed
+    /// are indexed, if that is worth it.
+    pub(crate) fn index_names(&mut self, dir: &Inode) -> Result<()> {
+        let skip = InodeFlags::INLINE_DATA | InodeFlags::CASEFOLD | InodeFlags::ENCRYPT;
+        let blocks = self.dir_blocks(dir)?;
+        if dir.flags().intersects(skip)
+            || self.names.get(dir.ino).is_some()
+            || !self.names.is_due(dir.ino, blocks)
+        {
+            return Ok(());
+        }
+        let mut index = NameIndex::new(dir.ino);
+        let seed = self.names.seed;
+        let room = self.geo.bs().saturating_sub(self.tail_size());
+        let read = self.each_dir_block(dir, 0, &mut |fb, block, bytes| {
+            index.set_block(fb, block);
+            let mut best = (0, None);
+            for entry in entries(&self.geo, bytes, block) {
+                let entry = entry?;
+                if entry.off >= room {
+                    break;
+                }
+                let slack = entry.rec_len.saturating_sub(entry.used());
+                if slack > best.0 {
+                    best = (slack, Some(entry.off));
+                }
+                if entry.ino != 0 {
+                    let name = entry.name(bytes);
+                    index.add(names::hash(name, seed), name, fb, entry.off);
+                }
+            }
+            index.set_room(fb, best.1);
+            Ok(true)
+        });
+        // A damaged directory is left to those who look at its blocks.
+        if read.is_ok() {
+            self.names.insert(index);
+        }
+        Ok(())
     }
 
     pub(crate) fn find_linear(

@@ -6,6 +6,7 @@
 //! on the change, not on the block.
 
 use crc::{Algorithm, Crc, Table};
+use spin::Once;
 
 /// Castagnoli's polynomial without initial and final inversion.
 const RAW_CRC32C: Algorithm<u32> = Algorithm {
@@ -34,8 +35,22 @@ const RAW_CRC16: Algorithm<u16> = Algorithm {
 static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&RAW_CRC32C);
 static CRC16: Crc<u16> = Crc::<u16>::new(&RAW_CRC16);
 
+/// Continues a crc32c from a value over bytes, raw as here.
+pub type Crc32c = fn(u32, &[u8]) -> u32;
+
+static MACHINE: Once<Crc32c> = Once::new();
+
+/// Lets the machine's own instructions compute crc32c, from now on and once
+/// for all.
+pub fn accelerate(crc32c: Crc32c) {
+    MACHINE.call_once(|| crc32c);
+}
+
 /// Continues a crc32c from `crc` over `data`.
 pub fn crc32c(crc: u32, data: &[u8]) -> u32 {
+    if let Some(machine) = MACHINE.get() {
+        return machine(crc, data);
+    }
     // The crate takes the initial value unreflected.
     let mut digest = CRC32C.digest_with_initial(crc.reverse_bits());
     digest.update(data);

@@ -132,34 +132,45 @@ fn tea(state: &mut [u32; 4], key: &[u32; 4]) {
     state[1] = state[1].wrapping_add(y);
 }
 
+/// One round of MD4 over eight words in this order.
+#[inline(always)]
+fn round(
+    [mut a, mut b, mut c, mut d]: [u32; 4],
+    input: &[u32; 8],
+    order: [usize; 8],
+    shifts: [u32; 4],
+    constant: u32,
+    mix: impl Fn(u32, u32, u32) -> u32,
+) -> [u32; 4] {
+    for (word, shift) in order.iter().zip(shifts.iter().cycle()) {
+        let x = input
+            .get(*word)
+            .copied()
+            .unwrap_or(0)
+            .wrapping_add(constant);
+        let t = a
+            .wrapping_add(mix(b, c, d))
+            .wrapping_add(x)
+            .rotate_left(*shift);
+        (a, b, c, d) = (d, t, b, c);
+    }
+    [a, b, c, d]
+}
+
 /// Three rounds of MD4 over eight words instead of sixteen.
 fn half_md4(state: &mut [u32; 4], input: &[u32; 8]) {
     const K2: u32 = 0x5a82_7999;
     const K3: u32 = 0x6ed9_eba1;
-    type Mix = fn(u32, u32, u32) -> u32;
-    let f: Mix = |x, y, z| z ^ (x & (y ^ z));
-    let g: Mix = |x, y, z| (x & y).wrapping_add((x ^ y) & z);
-    let h: Mix = |x, y, z| x ^ y ^ z;
-    let rounds: [(Mix, u32, [usize; 8], [u32; 4]); 3] = [
-        (f, 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
-        (g, K2, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
-        (h, K3, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
-    ];
-    let [mut a, mut b, mut c, mut d] = *state;
-    for (mix, constant, order, shifts) in rounds {
-        for (word, shift) in order.iter().zip(shifts.iter().cycle()) {
-            let x = input
-                .get(*word)
-                .copied()
-                .unwrap_or(0)
-                .wrapping_add(constant);
-            let t = a
-                .wrapping_add(mix(b, c, d))
-                .wrapping_add(x)
-                .rotate_left(*shift);
-            (a, b, c, d) = (d, t, b, c);
-        }
-    }
+    let order = [0, 1, 2, 3, 4, 5, 6, 7];
+    let s = round(*state, input, order, [3, 7, 11, 19], 0, |x, y, z| {
+        z ^ (x & (y ^ z))
+    });
+    let order = [1, 3, 5, 7, 0, 2, 4, 6];
+    let s = round(s, input, order, [3, 5, 9, 13], K2, |x, y, z| {
+        (x & y).wrapping_add((x ^ y) & z)
+    });
+    let order = [3, 7, 2, 6, 1, 5, 0, 4];
+    let [a, b, c, d] = round(s, input, order, [3, 9, 11, 15], K3, |x, y, z| x ^ y ^ z);
     state[0] = state[0].wrapping_add(a);
     state[1] = state[1].wrapping_add(b);
     state[2] = state[2].wrapping_add(c);

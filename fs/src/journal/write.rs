@@ -195,12 +195,10 @@ impl Writer {
             at = self.write_blocks(pmem, at, part, &mut block)?;
         }
         for part in transaction.revoked.chunks(self.revokes_per_block().max(1)) {
-            self.fill_revoke(&mut block, part);
-            at = self.write_at(pmem, at, &block)?;
+            at = self.write_at(pmem, at, self.fill_revoke(&mut block, part))?;
         }
         pmem.barrier()?;
-        self.fill_commit(&mut block, now);
-        at = self.write_at(pmem, at, &block)?;
+        at = self.write_at(pmem, at, self.fill_commit(&mut block, now))?;
         pmem.barrier()?;
         self.head = at;
         self.free = self.free.saturating_sub(needed as u32);
@@ -254,7 +252,7 @@ impl Writer {
         part: &[(u64, &[u8])],
         block: &mut [u8],
     ) -> Result<u32> {
-        block.fill(0);
+        let size = block.len();
         let mut room = Room::after(
             block,
             Header::new(BlockType::Descriptor, self.sequence).as_bytes(),
@@ -278,7 +276,8 @@ impl Writer {
                 room.put(&self.sb.s_uuid);
             }
         }
-        let mut at = self.write_at(pmem, at, block)?;
+        let used = size.saturating_sub(room.0.len());
+        let mut at = self.write_at(pmem, at, whole_lines(block, used))?;
         let mut escaped = escaped.iter();
         for &(_, data) in part {
             let data = if data.starts_with(&MAGIC.to_be_bytes()) {
@@ -304,8 +303,8 @@ impl Writer {
         }
     }
 
-    fn fill_revoke(&self, block: &mut [u8], part: &[u64]) {
-        block.fill(0);
+    /// Fills a revoke block; gives the part of it that counts.
+    fn fill_revoke<'a>(&self, block: &'a mut [u8], part: &[u64]) -> &'a [u8] {
         let used =
             size_of::<RevokeHeader>().saturating_add(part.len().saturating_mul(self.number_bytes));
         let header = RevokeHeader {
@@ -321,16 +320,25 @@ impl Writer {
                     .unwrap_or(&bytes),
             );
         }
+        whole_lines(block, used)
     }
 
-    fn fill_commit(&self, block: &mut [u8], now: Timestamp) {
-        block.fill(0);
+    /// Fills a commit block; gives the part of it that counts.
+    fn fill_commit<'a>(&self, block: &'a mut [u8], now: Timestamp) -> &'a [u8] {
         let mut commit = CommitHeader::new_zeroed();
         commit.h_header = Header::new(BlockType::Commit, self.sequence);
         commit.h_commit_sec = (now.secs as u64).into();
         commit.h_commit_nsec = now.nanos.into();
         Room::after(block, commit.as_bytes());
+        whole_lines(block, size_of::<CommitHeader>())
     }
+}
+
+/// The lines of a block that its first `used` bytes are in. A reader stops at
+/// the last tag, at the count of revoked blocks, or at the end of the header:
+/// what follows may be anything.
+fn whole_lines(block: &[u8], used: usize) -> &[u8] {
+    block.get(..used.next_multiple_of(64)).unwrap_or(block)
 }
 
 /// What is left of a block that is being filled.

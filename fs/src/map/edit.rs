@@ -1,6 +1,5 @@
 //! Changing which blocks a file has, whichever kind of map it uses.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::disk::extent::Extent;
@@ -134,8 +133,7 @@ impl<P: Pmem> Ext4<P> {
         if u32::try_from(block).is_err() {
             return Err(Error::NoSpace);
         }
-        let zeros = vec![0; self.geo.bs()];
-        self.store.put(block, 0, &zeros)?;
+        self.store.put_zeros(block)?;
         Ok(block)
     }
 

@@ -337,8 +337,7 @@ impl<P: Pmem> Ext4<P> {
             eh_depth: depth.into(),
             eh_generation: 0.into(),
         };
-        let zeros = alloc::vec![0; self.geo.bs()];
-        self.store.put(block, 0, &zeros)?;
+        self.store.put_zeros(block)?;
         self.store.put(block, 0, header.as_bytes())?;
         let node = Node::Block(block);
         let step = Step {

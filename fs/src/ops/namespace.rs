@@ -74,6 +74,7 @@ impl<P: Pmem> Ext4<P> {
     ) -> Result<Ino> {
         self.run(|fs| {
             let mut parent = fs.writable_dir(dir)?;
+            fs.index_names(&parent)?;
             fs.check_new_name(&parent, name)?;
             let kind = FileType::from_mode(new.mode).ok_or(Error::Invalid)?;
             if kind == FileType::Directory {
@@ -239,6 +240,7 @@ impl<P: Pmem> Ext4<P> {
     pub fn link(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<()> {
         self.run(|fs| {
             let mut parent = fs.writable_dir(dir)?;
+            fs.index_names(&parent)?;
             let mut inode = fs.inode(ino)?;
             if inode.kind == FileType::Directory {
                 return Err(Error::IsDir);
@@ -274,6 +276,7 @@ impl<P: Pmem> Ext4<P> {
     pub fn unlink(&mut self, dir: Ino, name: &[u8], release: Release<'_>) -> Result<(Ino, u32)> {
         let done = self.run(|fs| {
             let mut parent = fs.writable_dir(dir)?;
+            fs.index_names(&parent)?;
             let (fb, block, entry) = fs.find_entry(&parent, name)?.ok_or(Error::NotFound)?;
             let mut inode = fs.inode(Ino(entry.ino))?;
             if inode.kind == FileType::Directory {
@@ -335,6 +338,7 @@ impl<P: Pmem> Ext4<P> {
         }
         self.run(|fs| {
             let mut parent = fs.writable_dir(dir)?;
+            fs.index_names(&parent)?;
             let (fb, block, entry) = fs.find_entry(&parent, name)?.ok_or(Error::NotFound)?;
             let mut inode = fs.directory(Ino(entry.ino))?;
             if inode.ino == parent.ino || inode.ino == crate::disk::inode::ROOT_INO {
@@ -410,6 +414,8 @@ impl<P: Pmem> Ext4<P> {
         let same_dir = from_dir == to_dir;
         let mut source = self.writable_dir(from_dir)?;
         let mut target = self.writable_dir(to_dir)?;
+        self.index_names(&source)?;
+        self.index_names(&target)?;
         let (_, _, entry) = self.find_entry(&source, from)?.ok_or(Error::NotFound)?;
         let mut moved = self.inode(Ino(entry.ino))?;
         let is_dir = moved.kind == FileType::Directory;

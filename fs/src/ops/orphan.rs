@@ -58,6 +58,7 @@ impl<P: Pmem> Ext4<P> {
     /// Frees everything that an inode without names owns, and the inode.
     pub(crate) fn destroy(&mut self, inode: &mut Inode) -> Result<()> {
         self.drop_attributes(inode)?;
+        self.names.forget(inode.ino);
         if inode.has_block_map() {
             self.map_remove(inode, 0, 1 << 32)?;
         }

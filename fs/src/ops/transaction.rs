@@ -3,6 +3,7 @@
 
 use zerocopy::IntoBytes;
 
+use crate::allocate::bitmap::Map;
 use crate::disk::checksum::crc32c_delta;
 use crate::disk::features::{Incompat, RoCompat};
 use crate::disk::superblock::{STATE_ERROR, STATE_VALID, SUPERBLOCK_OFFSET};
@@ -12,6 +13,7 @@ use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::recovery::Journal;
 use crate::sb_field;
+use crate::store::Seal;
 use crate::types::Timestamp;
 
 impl<P: Pmem> Ext4<P> {
@@ -64,6 +66,7 @@ impl<P: Pmem> Ext4<P> {
             Err(_) => {
                 if self.store.undo() {
                     self.alloc.forget_full();
+                    self.names.clear();
                 }
                 self.vol = before;
             }
@@ -97,6 +100,14 @@ impl<P: Pmem> Ext4<P> {
         self.store.begin();
         for (block, len) in self.store.take_frees() {
             self.release_blocks(block, len)?;
+        }
+        for (block, seal) in self.store.take_unsealed() {
+            match seal {
+                Seal::Leaf(seed) => self.seal_leaf(seed, block)?,
+                Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
+                Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
+                Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,
+            }
         }
         self.put_counts()?;
         self.store.finish();
@@ -177,6 +188,7 @@ impl<P: Pmem> Ext4<P> {
         let now = self.now();
         let seed = (now.secs as u32) ^ now.nanos ^ self.sb.s_wtime.get();
         self.alloc.start(self.geo.groups, seed);
+        self.names.seed = seed;
         self.was_clean = self.sb.s_state.get() & (STATE_VALID | STATE_ERROR) == STATE_VALID;
         // As Linux has it: with a journal, the bit that asks for recovery says
         // "mounted"; without one, the lack of the clean state does.

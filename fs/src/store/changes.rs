@@ -14,6 +14,22 @@ pub(super) struct Change {
     pub dirty: u64,
     /// The handle that changed the block first in this transaction.
     pub born: u64,
+    /// Its checksum is computed when the transaction commits.
+    pub seal: Option<Seal>,
+}
+
+/// A checksum over a whole block that is brought up to date once, at commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// A leaf of a directory, with the seed of its inode.
+    Leaf(u32),
+    /// The block bitmap of a group.
+    BlockBitmap(u32),
+    /// The inode bitmap of a group.
+    InodeBitmap(u32),
+    /// Inodes of a table's block: the number of the block's first, and a bit
+    /// for each that was changed.
+    Inodes(u32, u64),
 }
 
 struct Entry {
@@ -195,6 +211,7 @@ mod tests {
             valid: 0,
             dirty: 0,
             born: 0,
+            seal: None,
         }
     }
 
