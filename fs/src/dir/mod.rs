@@ -96,6 +96,9 @@ impl<P: Pmem> Ext4<P> {
         dir: &Inode,
         name: &[u8],
     ) -> Result<Option<(u32, u64, Entry)>> {
+        if name.len() > NAME_MAX {
+            return Ok(None);
+        }
         let mut buf = [0; DIRENT_HEAD + NAME_MAX];
         let want = DIRENT_HEAD.saturating_add(name.len());
         let buf = buf.get_mut(..want).unwrap_or(&mut []);

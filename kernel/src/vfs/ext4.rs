@@ -636,6 +636,9 @@ impl FileSystem for Ext4Fs {
         if failed || only_old && !self.0.read(|fs| Ok(fs.needs_commit()))? {
             return Ok(());
         }
+        if !only_old {
+            self.0.write_stamps()?;
+        }
         self.0.commit()
     }
 
