@@ -55,3 +55,46 @@ pub fn provision() -> crate::pmem::provision::Context<'static> {
         },
     }
 }
+
+pub use crate::pmem::doctor::{Finding, Verdict};
+
+/// What is the matter with DIMMs, regions and namespaces.
+pub fn examine() -> alloc::vec::Vec<Finding> {
+    let inventory = inventory();
+    let patient = crate::pmem::doctor::Patient {
+        dimms: &inventory.dimms,
+        regions: &inventory.regions,
+        namespaces: &namespaces(),
+        nfit: crate::acpi::table(b"NFIT", 0),
+        root: crate::pmem::root(),
+    };
+    patient.examine()
+}
+
+/// What a DIMM's firmware says of its health; `None`: it says nothing.
+pub fn health(dimm: &Dimm) -> crate::error::Result<Option<crate::pmem::firmware::health::Health>> {
+    match crate::pmem::root().and_then(|root| root.device(dimm.handle)) {
+        Some(device) => crate::pmem::firmware::health::ask(&device),
+        None => Ok(None),
+    }
+}
+
+/// Has firmware look through a region for memory that lost its content: the
+/// ranges of physical memory. `None`: firmware can't.
+pub fn scrub(
+    region: &Region,
+) -> crate::error::Result<Option<alloc::vec::Vec<core::ops::Range<u64>>>> {
+    let Some(root) = crate::pmem::root() else {
+        return Ok(None);
+    };
+    if root.scrub_capability(&region.range)?.is_none() {
+        return Ok(None);
+    }
+    let found = root.scrub(region.range.clone(), &mut |ns| crate::sched::sleep_ns(ns))?;
+    for namespace in namespaces() {
+        if namespace.region().dev == region.dev {
+            namespace.mark_bad(&found);
+        }
+    }
+    Ok(Some(found))
+}

@@ -30,12 +30,12 @@ pub enum Value {
 pub struct Object(pub Vec<(&'static str, Value)>);
 
 impl Object {
-    fn text(mut self, key: &'static str, value: impl Into<String>) -> Self {
+    pub(super) fn text(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.0.push((key, Value::Text(value.into())));
         self
     }
 
-    fn number(mut self, key: &'static str, value: impl Into<u64>) -> Self {
+    pub(super) fn number(mut self, key: &'static str, value: impl Into<u64>) -> Self {
         self.0.push((key, Value::Number(value.into())));
         self
     }
@@ -146,6 +146,9 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
     object
 }
 
+/// So many bad blocks are listed.
+const BAD_SHOWN: usize = 256;
+
 fn numa(mut object: Object, region: &Region) -> Object {
     if let Some(node) = region.numa_node {
         object = object.number("numa_node", node).number("target_node", node);
@@ -225,6 +228,18 @@ pub fn namespace(namespace: &Namespace) -> Object {
             "resource",
             alloc::format!("{:#x}", identity.planned.range.start),
         );
+    let bad = namespace.bad_blocks(BAD_SHOWN);
+    if !bad.is_empty() {
+        // In sectors of 512 bytes, as ndctl has it.
+        let sectors = bad.iter().map(|range| (range.end - range.start) / 512);
+        object = object.number("badblock_count", sectors.sum::<u64>());
+        let list = bad.iter().map(|range| {
+            Object::default()
+                .number("offset", range.start / 512)
+                .number("length", (range.end - range.start) / 512)
+        });
+        object.0.push(("badblocks", Value::List(list.collect())));
+    }
     if let Some(reason) = namespace.read_only_reason() {
         object.0.push(("readonly", Value::Flag(true)));
         object = object.text("readonly_reason", reason);

@@ -5,6 +5,7 @@ use super::source::NvmeSource;
 use super::{Machine, NfitSource, Reach, Source};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
+use crate::sync::Once;
 use crate::{acpi, boot, mm};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -63,16 +64,21 @@ pub fn is_ram(range: Range<u64>) -> bool {
     ThisMachine.is_ram(range)
 }
 
+static ROOT: Once<Option<Root>> = Once::new();
+
+/// The firmware's NVDIMM root device, if there is one.
+pub fn root() -> Option<&'static Root> {
+    ROOT.get()?.as_ref()
+}
+
 /// Finds the persistent memory of this machine and makes namespaces of it.
 /// Once, at start, when ACPI tables are known.
 pub fn start() {
     let table = acpi::table(b"NFIT", 0);
     // Without NVDIMMs the firmware's methods are not needed.
     let root = table.and_then(|_| Root::find(Arc::new(AcpiMethods)));
-    let nfit = table.map(|table| NfitSource {
-        table,
-        root: root.as_ref(),
-    });
+    let root = ROOT.call_once(|| root).as_ref();
+    let nfit = table.map(|table| NfitSource { table, root });
     let mut sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
     sources.push(&NvmeSource);
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);

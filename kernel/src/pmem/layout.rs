@@ -298,16 +298,18 @@ impl Layout {
             }
         }
         taken.sort_by_key(|range| range.start);
+        let limit = self.region.range.end;
         let mut free = Vec::new();
         let mut at = self.region.range.start;
         for range in taken {
-            if range.start > at {
-                free.push(at..range.start.min(self.region.range.end));
+            let start = range.start.min(limit);
+            if start > at {
+                free.push(at..start);
             }
             at = at.max(range.end);
         }
-        if at < self.region.range.end {
-            free.push(at..self.region.range.end);
+        if at < limit {
+            free.push(at..limit);
         }
         free
     }
@@ -419,3 +421,7 @@ impl Layout {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

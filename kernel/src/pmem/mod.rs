@@ -3,12 +3,16 @@
 //! | module | what |
 //! |---|---|
 //! | [`nfit`] | the ACPI table, over bytes, trusting nothing |
-//! | [`label`] | a DIMM's label storage area |
+//! | [`firmware`] | the firmware's methods for NVDIMMs |
+//! | [`label`], [`layout`] | a DIMM's labels, and the namespaces that they make |
+//! | [`info`], [`btt`], [`identity`] | what stands on a namespace |
+//! | [`provision`] | making and deleting namespaces |
 //! | [`source`] | other sources than the NFIT |
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`lifecycle`] | detaching and attaching at run time |
 //! | [`describe`] | listings, with `ndctl`'s keys |
+//! | [`doctor`] | what is the matter, with evidence |
 //!
 //! Rules: nothing is written unless a claim for writing was given; a range that
 //! overlaps anything is not used; names don't depend on the order of tables.
@@ -16,6 +20,7 @@
 pub mod btt;
 pub mod describe;
 mod direct;
+pub mod doctor;
 pub mod firmware;
 pub mod identity;
 pub mod info;
@@ -31,7 +36,7 @@ pub mod source;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-pub use direct::{DirectMap, is_ram, start};
+pub use direct::{DirectMap, is_ram, root, start};
 pub use label::{LabelArea, LabelStore};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, find, namespaces};
 pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};

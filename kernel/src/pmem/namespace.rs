@@ -168,6 +168,44 @@ impl Namespace {
         self.user.lock().clone()
     }
 
+    /// Marks the pages that these ranges of physical memory touch as having
+    /// lost their content.
+    pub fn mark_bad(&self, ranges: &[Range<u64>]) {
+        let data = &self.region.range;
+        for range in ranges {
+            let (start, end) = (range.start.max(data.start), range.end.min(data.end));
+            if start >= end {
+                continue;
+            }
+            for page in start >> 12..end.div_ceil(4096) {
+                if let Err(error) = self.map.set_poison(page, true) {
+                    log::error!("{}: page {page:#x} not marked bad: {error}", self.name);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Parts that have lost their content: offsets and bytes, `most` of them.
+    pub fn bad_blocks(&self, most: usize) -> Vec<Range<u64>> {
+        let pages = self.map.pages();
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let mut from = pages.start;
+        while self.map.has_poison() && found.len() <= most {
+            let Some(page) = self.map.first_poisoned(from..pages.end) else {
+                break;
+            };
+            let at = (page - pages.start) << 12;
+            match found.last_mut() {
+                Some(last) if last.end == at => last.end += 4096,
+                _ => found.push(at..at + 4096),
+            }
+            from = page + 1;
+        }
+        found.truncate(most);
+        found
+    }
+
     /// Takes it for exclusive use, as `user`. With `write`, stores become
     /// possible as long as the claim lives.
     pub fn claim(self: &Arc<Self>, user: impl Into<String>, write: bool) -> Result<Claim> {

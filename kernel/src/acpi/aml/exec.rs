@@ -461,6 +461,16 @@ impl<H: Host> Interpreter<H> {
         }
     }
 
+    /// Whether an object holds a buffer.
+    pub fn holds_buffer(&self, place: &Place) -> bool {
+        match place {
+            Place::Node(id) => {
+                matches!(self.names.get(*id), Some(Node::Value(Value::Buffer(_))))
+            }
+            _ => false,
+        }
+    }
+
     pub fn with_value<R>(
         &mut self,
         cur: &Cursor,

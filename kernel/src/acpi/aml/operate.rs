@@ -14,7 +14,13 @@ impl<H: Host> Interpreter<H> {
     fn result(&mut self, cur: &mut Cursor, value: Value) -> Result<Value> {
         let target = self.target(cur)?;
         self.charge_value(cur, &value)?;
-        self.store(cur, value.clone(), &target)?;
+        // A buffer takes the length of a result, unlike that of a stored value:
+        // QEMU's _LSW appends to a named buffer so.
+        if matches!(value, Value::Buffer(_)) && self.holds_buffer(&target) {
+            self.put(cur, value.clone(), &target)?;
+        } else {
+            self.store(cur, value.clone(), &target)?;
+        }
         Ok(value)
     }
 

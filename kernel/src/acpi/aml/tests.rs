@@ -222,9 +222,13 @@ pub(crate) fn nvdimm_table() -> Vec<u8> {
         read.extend(op(&[0x5b, 0x13, 0x60, 0x0a, 32, 0x62], &[b"LDAT"]));
         read.extend(op(&[0xa4, 0x12], &[&package(b"\x02STTSLDAT")]));
         nvdimm.extend(method(b"_LSR", 2, &read));
-        let mut write = input(8);
-        write.extend([0x73, 0x61, 0x6a, 0x62]);
-        write.extend(ask(6, &[0x62]));
+        // As in QEMU: Concatenate (INPT, Arg2, INPT) makes INPT longer.
+        let mut write = name(b"INPT", &buffer(8));
+        let field = |at: &[u8], name: &[u8; 4]| op(&[0x8a], &[b"INPT", at, name]);
+        write.extend(op(&field(&[0x00], b"OFFS"), &[&field(&[0x0a, 4], b"LENG")]));
+        write.extend(op(&[0x70, 0x68], &[b"OFFS", &[0x70, 0x69], b"LENG"]));
+        write.extend(op(&[0x73], &[b"INPT", &[0x6a], b"INPT"]));
+        write.extend(ask(6, b"INPT"));
         write.extend(word(0, b"STTS"));
         write.extend(op(&[0xa4], &[b"STTS"]));
         nvdimm.extend(method(b"_LSW", 3, &write));

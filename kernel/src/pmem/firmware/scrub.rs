@@ -15,8 +15,11 @@ const MAX_RESTARTS: usize = 1024;
 /// More errors than these are not kept: the range counts as bad from there on.
 const MAX_ERRORS: usize = 4096;
 /// How long between two looks at a running scrub, and how many looks.
-const POLL_NS: u64 = 10_000_000;
-const MAX_POLLS: usize = 60_000;
+const POLL_NS: u64 = 100_000_000;
+const MAX_POLLS: usize = 6000;
+
+/// Bytes of a status before its records.
+const HEADER: usize = 48;
 
 /// Scrubbing of persistent memory, in the functions' type fields.
 const PERSISTENT: u16 = 2;
@@ -61,8 +64,8 @@ impl Root {
             let status = self.finished(wait)?;
             let out = Answer(&status);
             let len = (out.u32(4) as usize).min(status.len());
-            let records = status.get(44..len.max(44)).unwrap_or(&[]);
-            let told = out.u32(40) as usize;
+            let records = status.get(HEADER..len.max(HEADER)).unwrap_or(&[]);
+            let told = out.u32(44) as usize;
             for record in records.chunks_exact(24).take(told) {
                 let record = Answer(record);
                 let start = record.u64(8);
@@ -79,7 +82,7 @@ impl Root {
             }
             // Stopped early, or more errors than the answer holds.
             let early = out.u16(2) == 3;
-            let overflow = out.u16(38) & 1 != 0;
+            let overflow = out.u16(42) & 1 != 0;
             if !early && !overflow {
                 break;
             }
@@ -123,7 +126,7 @@ impl Root {
             match out.u16(2) {
                 1 => wait(POLL_NS),
                 2 => return Err(stuck("firmware says that no scrub was started".into())),
-                _ if status.len() < 44 => return Err(stuck("status is too short".into())),
+                _ if status.len() < HEADER => return Err(stuck("status is too short".into())),
                 _ => return Ok(status),
             }
         }

@@ -42,7 +42,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "pmem",
         "discovery",
-        "list [-i]|health [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
+        "list [-i]|health|doctor|scrub [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
         "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back; make and delete namespaces and labels",
         &[
             valued(
@@ -240,6 +240,9 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
             let device = shown(device);
             pmem::attach(&device).map(drop).what(&device)
         }
+        [b"doctor"] => super::doctor::doctor(ctx),
+        [b"scrub"] => super::doctor::scrub(ctx, None),
+        [b"scrub", region] => super::doctor::scrub(ctx, Some(&shown(region))),
         [b"create" | b"create-namespace"] => provision::create(ctx),
         [b"destroy" | b"destroy-namespace", device] => provision::destroy(ctx, &shown(device)),
         [b"rename", device, name] => provision::rename(ctx, &shown(device), &shown(name)),
@@ -253,7 +256,7 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
         [b"label", b"check"] => provision::label_check(ctx, None),
         [b"label", b"check", dimm] => provision::label_check(ctx, Some(&shown(dimm))),
         _ => usage(
-            "list, health, detach DEV, attach DEV, create, destroy DEV, rename DEV NAME, \
+            "list, health, doctor, scrub, detach DEV, attach DEV, create, destroy DEV, rename DEV NAME, \
              resize DEV SIZE, or label init|zero|read|check DIMM",
         ),
     }
@@ -373,6 +376,19 @@ fn pmem_health(ctx: &mut Context) -> Outcome {
                             j.string("reason", reason);
                         }
                         j.number("flush_hints", dimm.flush_hints.len());
+                        match pmem::health(dimm) {
+                            Ok(None) => {}
+                            Ok(Some(health)) => j.object("health", |j| {
+                                j.string("family", health.family);
+                                if let Some(state) = health.state {
+                                    j.string("health_state", state.name());
+                                }
+                                for (key, value) in health.values {
+                                    j.number(key, value);
+                                }
+                            }),
+                            Err(error) => j.string("health_error", error.to_string()),
+                        }
                     });
                 }
             });
@@ -394,6 +410,18 @@ fn pmem_health(ctx: &mut Context) -> Outcome {
         let state = state(&flags, &reason);
         let why = reason.unwrap_or_else(|| flags.join(" "));
         out!(ctx, "{:<10} {state} {why}\n", dimm.dev);
+        match pmem::health(dimm) {
+            Ok(None) => out!(ctx, "{:<10} firmware has no health to tell\n", ""),
+            Ok(Some(health)) => {
+                let state = health.state.map_or("-", |state| state.name());
+                out!(ctx, "{:<10} health={state} family={}", "", health.family);
+                for (key, value) in health.values {
+                    out!(ctx, " {key}={value}");
+                }
+                out!(ctx, "\n");
+            }
+            Err(error) => out!(ctx, "{:<10} health: {error}\n", ""),
+        }
     }
     for namespace in &namespaces {
         let poison = match namespace.pgmap().has_poison() {

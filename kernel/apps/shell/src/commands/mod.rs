@@ -13,6 +13,7 @@ mod change;
 mod content;
 mod copy;
 mod devices;
+mod doctor;
 mod list;
 mod machine;
 mod mapping;
