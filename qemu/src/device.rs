@@ -114,8 +114,8 @@ impl std::str::FromStr for Cxl {
                 "size" => it.size = Some(size::parse_nonzero(value)?),
                 "lsa" if !value.is_empty() => it.lsa = Some(PathBuf::from(value)),
                 "ways" => match number(key, value)? {
-                    n @ (1 | 2 | 4 | 8 | 16) => it.ways = Some(n),
-                    n => return Err(format!("ways={n}: say 1, 2, 4, 8 or 16")),
+                    n @ (1 | 2 | 3 | 4 | 6 | 8 | 12 | 16) => it.ways = Some(n),
+                    n => return Err(format!("ways={n}: say 1, 2, 3, 4, 6, 8, 12 or 16")),
                 },
                 _ => return Ok(false),
             }
@@ -317,7 +317,7 @@ mod tests {
                 ways: Some(2),
             })
         );
-        assert!("c.img,ways=3".parse::<Cxl>().is_err());
+        assert!("c.img,ways=5".parse::<Cxl>().is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::build::{Built, build};
 use crate::cli::{Arch, DiskBus, RunArgs};
 use crate::cmdline::CommandLine;
+use crate::cxl;
 use crate::device::Backing;
 use crate::error::{Context, Failure, Result};
 use crate::host::provision::{Consent, ensure};
@@ -148,6 +149,12 @@ fn command_line(args: &RunArgs) -> Result<CommandLine> {
     if has_default_nvdimm(args) {
         line.word("mount=pmem0:/pmem0:rw:format");
     }
+    // Regions of CXL devices appear by themselves; a set that has labels, or
+    // that firmware has made, stays as it is.
+    let ways: Vec<u32> = args.cxl.iter().map(|d| d.ways.unwrap_or(1)).collect();
+    if let Some(word) = cxl::create_word(&ways) {
+        line.word(&word);
+    }
     if let Some(commands) = &args.exec {
         line.value("exec", commands);
     }
@@ -169,6 +176,9 @@ fn machine(
         return Err(Failure::setup(
             "--virtio-pmem: QEMU's aarch64 machine has no such device; use --nvdimm",
         ));
+    }
+    if !args.cxl.is_empty() {
+        cxl::supported(args.arch, qemu)?;
     }
     let mut machine = Machine::plain(args.arch, firmware);
     machine.boot = boot;
@@ -215,6 +225,7 @@ fn machine(
             ways: device.ways.unwrap_or(1),
         });
     }
+    cxl::check(&machine.cxl)?;
     for device in &args.virtio_pmem {
         let backing = Backing::open(&device.file, device.size)?;
         machine.virtio_pmem.push(backing);

@@ -20,6 +20,7 @@ pub mod bench;
 pub mod build;
 pub mod cli;
 pub mod cmdline;
+pub mod cxl;
 pub mod device;
 pub mod error;
 pub mod host;

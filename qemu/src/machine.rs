@@ -8,6 +8,7 @@
 //! away from the PCI devices that the guest is to find.
 
 use crate::cli::Arch;
+use crate::cxl;
 use crate::device::{Backing, NvmeCmb};
 use crate::size::{GIB, MIB};
 use std::ffi::OsString;
@@ -121,11 +122,11 @@ impl Args {
 }
 
 /// A path inside a QEMU option list, where a comma is written twice.
-fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-fn round_up(value: u64, to: u64) -> u64 {
+pub(crate) fn round_up(value: u64, to: u64) -> u64 {
     value.div_ceil(to).saturating_mul(to)
 }
 
@@ -169,7 +170,9 @@ impl Machine {
         self.firmware(&mut args);
         self.boot_disk(&mut args);
         self.nvdimms(&mut args);
-        self.cxl(&mut args);
+        for (option, value) in cxl::device_options(&self.cxl) {
+            args.opt(option, value);
+        }
         self.others(&mut args);
         args.opt("-chardev", "stdio,id=console,signal=off");
         args.opt("-serial", "chardev:console");
@@ -197,16 +200,7 @@ impl Machine {
         if !self.nvdimms.is_empty() {
             machine.push_str(",nvdimm=on");
         }
-        if !self.cxl.is_empty() {
-            machine.push_str(",cxl=on");
-        }
-        for (n, set) in self.cxl_sets().iter().enumerate() {
-            let len: u64 = set.iter().map(|d| d.backing.len).sum();
-            machine.push_str(&format!(
-                ",cxl-fmw.{n}.targets.0=cxl-bridge{n},cxl-fmw.{n}.size={}",
-                round_up(len, 256 * MIB)
-            ));
-        }
+        machine.push_str(&cxl::machine_options(&self.cxl));
         args.opt("-machine", machine);
         let (accel, cpu) = match (self.accel, self.arch) {
             (Accel::Kvm, _) => ("kvm", "host"),
@@ -335,60 +329,6 @@ impl Machine {
                 value.push_str(",unarmed=on");
             }
             args.opt("-device", value);
-        }
-    }
-
-    /// Consecutive devices with the same `ways` are one interleave set.
-    fn cxl_sets(&self) -> Vec<&[CxlDevice]> {
-        let mut sets = Vec::new();
-        let mut rest = self.cxl.as_slice();
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|d| d.ways == first.ways).count();
-            let take = same.min(first.ways.max(1) as usize);
-            let (set, after) = rest.split_at(take);
-            sets.push(set);
-            rest = after;
-        }
-        sets
-    }
-
-    /// One host bridge a set, one root port a device.
-    fn cxl(&self, args: &mut Args) {
-        let mut id = 0;
-        for (bridge, set) in self.cxl_sets().iter().enumerate() {
-            args.opt(
-                "-device",
-                format!(
-                    "pxb-cxl,id=cxl-bridge{bridge},bus=pcie.0,bus_nr={}",
-                    32 + bridge * 24
-                ),
-            );
-            for (port, device) in set.iter().enumerate() {
-                args.opt(
-                    "-device",
-                    format!(
-                        "cxl-rp,id=cxl-port{id},bus=cxl-bridge{bridge},port={port},chassis={bridge},slot={id}"
-                    ),
-                );
-                for (kind, file) in [("mem", &device.backing), ("lsa", &device.lsa)] {
-                    args.opt(
-                        "-object",
-                        format!(
-                            "memory-backend-file,id=cxl-{kind}{id},share=on,mem-path={},size={}",
-                            path(&file.path),
-                            file.len
-                        ),
-                    );
-                }
-                args.opt(
-                    "-device",
-                    format!(
-                        "cxl-type3,id=cxl{id},bus=cxl-port{id},persistent-memdev=cxl-mem{id},lsa=cxl-lsa{id},sn={}",
-                        id + 1
-                    ),
-                );
-                id += 1;
-            }
         }
     }
 
@@ -535,22 +475,18 @@ mod tests {
     }
 
     #[test]
-    fn cxl_sets_share_a_bridge() {
+    fn cxl_devices_stand_behind_the_windows_of_the_machine() {
         let mut m = machine(Arch::X86_64);
-        for n in 0..3u32 {
-            m.cxl.push(CxlDevice {
-                backing: Backing::described(format!("/c{n}"), 256 * MIB),
-                lsa: Backing::described(format!("/l{n}"), MIB),
-                ways: if n < 2 { 2 } else { 1 },
-            });
-        }
+        m.cxl.push(CxlDevice {
+            backing: Backing::described("/c", 256 * MIB),
+            lsa: Backing::described("/l", MIB),
+            ways: 1,
+        });
         let line = line(&m);
         for part in [
-            "-machine q35,cxl=on,cxl-fmw.0.targets.0=cxl-bridge0,cxl-fmw.0.size=536870912,\
-             cxl-fmw.1.targets.0=cxl-bridge1,cxl-fmw.1.size=268435456 ",
-            "cxl-rp,id=cxl-port1,bus=cxl-bridge0,port=1,chassis=0,slot=1",
-            "cxl-rp,id=cxl-port2,bus=cxl-bridge1,port=0,chassis=1,slot=2",
-            "cxl-type3,id=cxl2,bus=cxl-port2,persistent-memdev=cxl-mem2,lsa=cxl-lsa2,sn=3",
+            "-machine q35,cxl=on,cxl-fmw.0.targets.0=cxl-bridge0,cxl-fmw.0.size=268435456 ",
+            "-device pxb-cxl,id=cxl-bridge0,",
+            "-device cxl-type3,id=cxl0,",
         ] {
             assert!(line.contains(part), "{part} missing in {line}");
         }

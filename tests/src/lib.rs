@@ -10,6 +10,7 @@
 //! Each test keeps to its own directory, and not more machines run at a time
 //! than this one has CPUs.
 
+pub mod qmp;
 pub mod tools;
 pub mod tree;
 
@@ -134,6 +135,34 @@ impl Start<'_> {
         seen.extend(output.map_while(Result::ok));
         child.wait().expect("it ends");
         seen
+    }
+
+    /// Runs commands in the guest, and hands each line that they print to
+    /// `seen` while they run.
+    pub fn watch(mut self, commands: &str, mut seen: impl FnMut(&str)) -> Output {
+        let _slot = Slot::take();
+        let log = self.lab.path("watch.log");
+        let file = std::fs::File::create(&log).expect("the log");
+        let mut child = self
+            .command
+            .args(["--timeout", TIMEOUT, "--exec", commands])
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .expect("the launcher starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stdout = Vec::new();
+        for line in output.lines().map_while(Result::ok) {
+            seen(&line);
+            stdout.extend_from_slice(line.as_bytes());
+            stdout.push(b'\n');
+        }
+        let status = child.wait().expect("it ends");
+        Output {
+            status: status.code(),
+            stdout,
+            stderr: std::fs::read_to_string(&log).unwrap_or_default(),
+        }
     }
 
     /// Runs the launcher as it is.

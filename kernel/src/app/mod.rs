@@ -8,6 +8,7 @@
 //!
 //! | module | for |
 //! |---|---|
+//! | [`cxl`] | CXL memory devices |
 //! | [`fs`] | files, directories, links |
 //! | [`map`] | files in the address space |
 //! | [`mount`](mod@mount) | file systems in the tree |
@@ -22,6 +23,7 @@
 //! `kernel/apps/hello` is a whole application in some thirty lines, and
 //! `docs/src/apps.md` says how to write one.
 
+pub mod cxl;
 pub mod fs;
 pub mod io;
 pub mod map;

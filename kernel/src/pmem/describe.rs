@@ -6,6 +6,7 @@ use super::label::Slot;
 use super::layout::Layout;
 use super::namespace::Namespace;
 use super::region::{Dimm, Region};
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -27,22 +28,22 @@ pub enum Value {
 
 /// Keys and values in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Object(pub Vec<(&'static str, Value)>);
+pub struct Object(pub Vec<(Cow<'static, str>, Value)>);
 
 impl Object {
     pub(super) fn text(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.0.push((key, Value::Text(value.into())));
+        self.0.push((key.into(), Value::Text(value.into())));
         self
     }
 
     pub(super) fn number(mut self, key: &'static str, value: impl Into<u64>) -> Self {
-        self.0.push((key, Value::Number(value.into())));
+        self.0.push((key.into(), Value::Number(value.into())));
         self
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.iter().find(|(k, _)| *k == key).map(|(_, v)| v)
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v)
     }
 }
 
@@ -99,7 +100,7 @@ pub fn dimm(dimm: &Dimm) -> Object {
         .number("handle", dimm.handle)
         .number("phys_id", dimm.phys_id);
     for flag in dimm.flag_names() {
-        object.0.push((flag, Value::Flag(true)));
+        object.0.push((flag.into(), Value::Flag(true)));
     }
     object
 }
@@ -131,7 +132,9 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
             .number("length", mapping.length)
             .number("position", mapping.position as u64)
     });
-    object.0.push(("mappings", Value::List(mappings.collect())));
+    object
+        .0
+        .push(("mappings".into(), Value::List(mappings.collect())));
     object = object
         .text("persistence_domain", region.persistence_domain.name())
         .text("resource", alloc::format!("{:#x}", region.range.start))
@@ -140,7 +143,7 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
         object = object.text("label_version", alloc::format!("{version}"));
     }
     if let Some(reason) = &region.read_only {
-        object.0.push(("readonly", Value::Flag(true)));
+        object.0.push(("readonly".into(), Value::Flag(true)));
         object = object.text("readonly_reason", &**reason);
     }
     object
@@ -194,8 +197,8 @@ pub fn namespace(namespace: &Namespace) -> Object {
             let mut daxregion = daxregion;
             daxregion
                 .0
-                .push(("devices", Value::List(Vec::from([device]))));
-            object.0.push(("daxregion", Value::One(daxregion)));
+                .push(("devices".into(), Value::List(Vec::from([device]))));
+            object.0.push(("daxregion".into(), Value::One(daxregion)));
             object = object
                 .number("align", u64::from(info.align))
                 .text("chardev", namespace.name());
@@ -238,10 +241,10 @@ pub fn namespace(namespace: &Namespace) -> Object {
                 .number("offset", range.start / 512)
                 .number("length", (range.end - range.start) / 512)
         });
-        object.0.push(("badblocks", Value::List(list.collect())));
+        object.0.push(("badblocks".into(), Value::List(list.collect())));
     }
     if let Some(reason) = namespace.read_only_reason() {
-        object.0.push(("readonly", Value::Flag(true)));
+        object.0.push(("readonly".into(), Value::Flag(true)));
         object = object.text("readonly_reason", reason);
     }
     if let Some(problem) = &identity.problem {

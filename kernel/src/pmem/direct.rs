@@ -1,8 +1,9 @@
 //! This machine's persistent memory: its tables, its direct map.
 
+use super::cxl::service::CxlSource;
 use super::firmware::{AcpiMethods, Root};
 use super::source::NvmeSource;
-use super::{Machine, NfitSource, Reach, Source};
+use super::{Found, Machine, Namespace, NfitSource, Reach, Region, Source};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
 use crate::sync::Once;
@@ -79,8 +80,36 @@ pub fn start() {
     let root = table.and_then(|_| Root::find(Arc::new(AcpiMethods)));
     let root = ROOT.call_once(|| root).as_ref();
     let nfit = table.map(|table| NfitSource { table, root });
+    let cxl = acpi::table(b"CEDT", 0).map(|table| CxlSource {
+        table,
+        policy: boot::cmdline().get("cxl"),
+    });
     let mut sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
+    sources.extend(cxl.iter().map(|cxl| cxl as &dyn Source));
     sources.push(&NvmeSource);
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
     super::init(&sources, &ThisMachine, &reach);
+    super::cxl::service::attached();
+}
+
+/// Adds a region that appeared after the start.
+pub(super) fn add_region(
+    region: Region,
+    origin: (&'static str, usize),
+) -> Result<Vec<Arc<Namespace>>> {
+    // The same checks as at the start, against what is there now.
+    let mut found = Found::new(&ThisMachine);
+    found.regions = super::inventory().regions.clone();
+    let start = region.range.start;
+    found.add_region(region, origin);
+    if let Some(error) = found.errors.pop() {
+        return Err(error);
+    }
+    let region = found
+        .regions
+        .into_iter()
+        .find(|region| region.range.start == start)
+        .ok_or(Error::BadAddress { addr: start })?;
+    let reach: Arc<dyn Reach> = Arc::new(DirectMap);
+    Ok(super::appear(region, &reach, &ThisMachine))
 }

@@ -91,6 +91,11 @@ pub fn detached() -> Vec<Arc<Namespace>> {
     DETACHED.lock().clone()
 }
 
+/// Forgets detached namespaces: they can't come back.
+pub(super) fn forget(which: impl Fn(&Namespace) -> bool) {
+    DETACHED.lock().retain(|namespace| !which(namespace));
+}
+
 /// Who keeps a pgmap's folios from rest, for messages.
 fn in_the_way(map: &Pgmap) -> String {
     let mut pins: BTreeMap<String, u64> = BTreeMap::new();

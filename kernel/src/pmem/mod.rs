@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`nfit`] | the ACPI table, over bytes, trusting nothing |
+//! | [`cxl`] | CXL memory devices |
 //! | [`firmware`] | the firmware's methods for NVDIMMs |
 //! | [`label`], [`layout`] | a DIMM's labels, and the namespaces that they make |
 //! | [`info`], [`btt`], [`identity`] | what stands on a namespace |
@@ -18,6 +19,7 @@
 //! overlaps anything is not used; names don't depend on the order of tables.
 
 pub mod btt;
+pub mod cxl;
 pub mod describe;
 mod direct;
 pub mod doctor;
@@ -41,12 +43,17 @@ pub use label::{LabelArea, LabelStore};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, find, namespaces};
 pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};
 
-use crate::sync::Once;
+use crate::error::Result;
+use crate::sync::SpinLock;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// What discovery has found at start.
+/// What discovery has found.
+#[derive(Clone)]
 pub struct Inventory {
     /// NVDIMMs, by handle.
     pub dimms: Vec<Dimm>,
@@ -54,15 +61,83 @@ pub struct Inventory {
     pub regions: Vec<Region>,
 }
 
-static INVENTORY: Once<Inventory> = Once::new();
+/// What is there now. It changes rarely and by a person's command, and those
+/// who look at it hold on to it: each version stays.
+static INVENTORY: SpinLock<Option<&'static Inventory>> = SpinLock::new(None);
 
-/// DIMMs and regions; empty before [`init`].
+/// DIMMs and regions as they are now; empty before [`init`].
 pub fn inventory() -> &'static Inventory {
     static NOTHING: Inventory = Inventory {
         dimms: Vec::new(),
         regions: Vec::new(),
     };
-    INVENTORY.get().unwrap_or(&NOTHING)
+    INVENTORY.lock().unwrap_or(&NOTHING)
+}
+
+fn set_inventory(new: Inventory) {
+    *INVENTORY.lock() = Some(Box::leak(Box::new(new)));
+}
+
+/// Adds a region that appeared after the start, and makes the namespaces on
+/// it. `origin` is the table and the offset in it.
+pub(crate) fn add_region(
+    region: Region,
+    origin: (&'static str, usize),
+) -> Result<Vec<Arc<Namespace>>> {
+    direct::add_region(region, origin)
+}
+
+/// Adds a checked region.
+fn appear(
+    mut region: Region,
+    reach: &Arc<dyn Reach>,
+    machine: &dyn Machine,
+) -> Vec<Arc<Namespace>> {
+    let mut all = inventory().clone();
+    let taken = |number: usize| {
+        let name = format!("region{number}");
+        all.regions.iter().any(|known| known.dev == name)
+    };
+    let number = (0..).find(|number| !taken(*number)).unwrap_or(0);
+    region.dev = format!("region{number}");
+    let is_ram = |range: Range<u64>| machine.is_ram(range);
+    provision::attach_region(number, &region, &all.dimms, reach, &is_ram);
+    let at = all
+        .regions
+        .partition_point(|known| known.range.start < region.range.start);
+    all.regions.insert(at, region.clone());
+    set_inventory(all);
+    on_region(&region.dev)
+}
+
+/// The namespaces on a region.
+pub(crate) fn on_region(dev: &str) -> Vec<Arc<Namespace>> {
+    let all = namespaces().into_iter();
+    all.filter(|namespace| namespace.region().dev == dev)
+        .collect()
+}
+
+/// Takes away the region that begins at an address, with its namespaces. Fails
+/// when somebody uses one of them; nothing has changed then.
+pub(crate) fn remove_region(base: u64) -> Result<()> {
+    let mut all = inventory().clone();
+    let at = all.regions.iter().position(|r| r.range.start == base);
+    let at = at.ok_or(crate::error::Error::BadAddress { addr: base })?;
+    let region = all.regions.remove(at);
+    let mut gone: Vec<String> = Vec::new();
+    for namespace in on_region(&region.dev) {
+        let name = namespace.name();
+        if let Err(error) = lifecycle::detach(name, crate::sched::now_ns()) {
+            for name in gone {
+                lifecycle::attach(&name)?;
+            }
+            return Err(error);
+        }
+        gone.push(name.into());
+    }
+    lifecycle::forget(|namespace| namespace.region().dev == region.dev);
+    set_inventory(all);
+    Ok(())
 }
 
 /// Finds all persistent memory and makes namespaces of it. Faults of firmware
@@ -84,7 +159,7 @@ pub fn init(sources: &[&dyn Source], machine: &dyn Machine, reach: &Arc<dyn Reac
     for (number, region) in found.regions.iter().enumerate() {
         provision::attach_region(number, region, &found.dimms, reach, &is_ram);
     }
-    INVENTORY.call_once(|| Inventory {
+    set_inventory(Inventory {
         dimms: found.dimms,
         regions: found.regions,
     });

@@ -449,6 +449,13 @@ impl Context<'_> {
         let (dimm, store) = self.dimm(name)?;
         let labelled = match LabelSet::load(store) {
             Ok(State::Blank) => false,
+            Ok(State::Labels(set)) if set.version() == Version::V2_1 => {
+                let why = format!(
+                    "{name} has CXL's labels, which its regions need: `cxl destroy-region` and \
+                     `cxl zero-labels` remove them"
+                );
+                return Err(Error::NotPermitted { why: why.into() });
+            }
             Ok(State::Labels(set)) => !set.slots.is_empty() || !set.damaged.is_empty(),
             Err(_) => true,
         };

@@ -354,6 +354,9 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
 }
 
 fn pmem_health(ctx: &mut Context) -> Outcome {
+    // What CXL devices have lost since is seen first; others have none.
+    let _none = quire::app::cxl::poll_events();
+    let _none = quire::app::cxl::refresh_poison();
     let inventory = pmem::inventory();
     let namespaces = pmem::namespaces();
     let state = |flags: &[&str], reason: &Option<String>| match (flags.is_empty(), reason) {

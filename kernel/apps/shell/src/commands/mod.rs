@@ -12,6 +12,7 @@ mod builtin;
 mod change;
 mod content;
 mod copy;
+mod cxl;
 mod devices;
 mod doctor;
 mod list;
@@ -50,6 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         mapping::COMMANDS,
         nvme::COMMANDS,
         machine::COMMANDS,
+        cxl::COMMANDS,
         bench::COMMANDS,
         prof::COMMANDS,
         builtin::COMMANDS,
