@@ -59,6 +59,7 @@ enum Op {
     Append,
     AppendUnaligned,
     Overwrite,
+    OverwriteAtomic,
     WriteHole,
     TruncateDown,
     TruncateUp,
@@ -105,6 +106,7 @@ const OPS: &[Op] = &[
     Op::Append,
     Op::AppendUnaligned,
     Op::Overwrite,
+    Op::OverwriteAtomic,
     Op::WriteHole,
     Op::TruncateDown,
     Op::TruncateUp,
@@ -169,6 +171,10 @@ fn run<P: Pmem>(fs: &mut Fs<P>, op: Op) -> Result<(), Error> {
             let ino = at(fs, "g")?;
             let size = fs.stat(ino)?.size;
             fs.write(ino, size, &[6; 1500]).map(drop)
+        }
+        Op::OverwriteAtomic => {
+            let file = at(fs, "big")?;
+            fs.write_atomic(file, BLOCK, &[0xa7; 3 * BLOCK as usize], lease)
         }
         Op::Overwrite => {
             let ino = at(fs, "big")?;

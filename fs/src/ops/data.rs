@@ -54,7 +54,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// A regular file in which anything may change, not only its end.
-    fn free_file(&self, ino: Ino) -> Result<Inode> {
+    pub(super) fn free_file(&self, ino: Ino) -> Result<Inode> {
         let inode = self.writable_file(ino)?;
         if inode.has(InodeFlags::APPEND) {
             return Err(Error::NotPermitted);
@@ -62,12 +62,12 @@ impl<P: Pmem> Ext4<P> {
         Ok(inode)
     }
 
-    fn block_mask(&self) -> u64 {
+    pub(super) fn block_mask(&self) -> u64 {
         u64::from(self.geo.block_size).saturating_sub(1)
     }
 
     /// Bytes that a file can have at most.
-    fn max_size(&self, inode: &Inode) -> u64 {
+    pub(super) fn max_size(&self, inode: &Inode) -> u64 {
         let bs = u64::from(self.geo.block_size);
         if inode.has(InodeFlags::EXTENTS) {
             return bs.saturating_mul(u64::from(u32::MAX));
@@ -165,7 +165,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// Before a file grows past its last block's end of data: what stands in
     /// that block behind the data must be zeros.
-    fn zero_tail(&self, inode: &Inode, new_end: u64) -> Result<()> {
+    pub(super) fn zero_tail(&self, inode: &Inode, new_end: u64) -> Result<()> {
         let size = inode.size();
         let within = size & self.block_mask();
         if new_end <= size || within == 0 {
@@ -241,7 +241,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// Blocks for a hole of the file: behind what comes before, at the same
     /// place within 2 MiB as in the file if that can be.
-    fn alloc_for(&mut self, inode: &Inode, fb: u32, want: u32) -> Result<(u64, u32)> {
+    pub(super) fn alloc_for(&mut self, inode: &Inode, fb: u32, want: u32) -> Result<(u64, u32)> {
         let goal = match fb.checked_sub(1) {
             Some(before) => match self.map_block(inode, before)? {
                 Mapping::Mapped { block, .. } | Mapping::Unwritten { block, .. } => {

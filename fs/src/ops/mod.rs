@@ -1,6 +1,7 @@
 //! The operations that change a file system, each atomic in the running
 //! transaction.
 
+mod atomic;
 mod attr;
 mod data;
 pub(crate) mod durability;

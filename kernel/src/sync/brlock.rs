@@ -248,6 +248,15 @@ mod tests {
     }
 }
 
+/// Checks a model with as many preemptions as find a fault, if there is one,
+/// in seconds.
+#[cfg(all(test, loom))]
+pub(crate) fn bounded(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(model);
+}
+
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
@@ -257,7 +266,7 @@ mod loom_tests {
 
     #[test]
     fn loom_a_writer_is_never_beside_a_reader() {
-        loom::model(|| {
+        bounded(|| {
             let shared = Arc::new((Readers::new(), UnsafeCell::new(0)));
             let readers: Vec<_> = (0..2)
                 .map(|cpu| {

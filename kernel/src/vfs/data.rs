@@ -487,6 +487,32 @@ impl Shared {
         })
     }
 
+    /// Writes whole blocks, all or nothing: new ones take the old ones' place.
+    pub(super) fn write_atomic(&self, inode: &Inode, offset: u64, data: &[u8]) -> Result<()> {
+        let ino = number(inode.ino())?;
+        let end = offset.checked_add(data.len() as u64).ok_or(Error::TooBig)?;
+        let block = 1 << self.block_shift;
+        if data.is_empty() || !(offset | end).is_multiple_of(block) {
+            let why = alloc::format!("an atomic write is of whole blocks of {block} bytes");
+            return Err(Error::invalid(why));
+        }
+        let _access = self.exclude(inode, offset..end)?;
+        let own: Vec<u8>;
+        let data = if is_mapped(data.as_ptr(), data.len()) {
+            own = data.to_vec();
+            &own[..]
+        } else {
+            data
+        };
+        let blocks = offset >> self.block_shift..end >> self.block_shift;
+        let lease = self.layout_lease(ino, blocks)?;
+        let size = self.size(inode)?.max(end);
+        self.change_content(inode, |fs| {
+            fs.write_atomic(ino, offset, data, lease.as_layout())?;
+            Ok(((), size))
+        })
+    }
+
     /// Changes a file's layout or size, and its time with it; `f` gives the new
     /// size. What it changes is excluded.
     pub(super) fn change_content<T>(

@@ -240,7 +240,7 @@ impl Shared {
 
     /// Proof that blocks of a file may be freed or moved: the one place where
     /// the tree asks DAX.
-    fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
+    pub(super) fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
         self.files.lease(ino, blocks)
     }
 }
@@ -268,6 +268,10 @@ impl Ext4Fs {
         pgmap: Option<Arc<Pgmap>>,
         writable: bool,
     ) -> Result<Box<dyn FileSystem>> {
+        use quire_arch::checksum;
+        if checksum::has_crc32c() && !quire_fs::disk::checksum::use_crc32c(checksum::crc32c) {
+            log::error!("ext4: this CPU's crc32c is wrong; it is computed by tables");
+        }
         let device_memory = pgmap.map(|pgmap| dax::Device::new(pgmap, pmem.clone()));
         let fs = Ext4::mount(pmem.clone(), MountOptions { writable, now })?;
         Ok(Box::new(Ext4Fs(Arc::new(Shared {
@@ -376,6 +380,10 @@ impl FileSystem for Ext4Fs {
         now: Time,
     ) -> Result<(u64, usize)> {
         self.0.write_vectored_at(inode, at, buffers, now)
+    }
+
+    fn write_atomic(&self, inode: &Inode, offset: u64, data: &[u8], _: Time) -> Result<()> {
+        self.0.write_atomic(inode, offset, data)
     }
 
     fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino> {

@@ -166,6 +166,19 @@ pub struct OpenOptions {
     pub(super) create: bool,
     pub(super) create_new: bool,
     pub(super) mode: u32,
+    pub(super) durable: Durable,
+}
+
+/// What a write has made durable when it returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// Nothing: that is what syncing is for.
+    #[default]
+    Nothing,
+    /// The content, and what is needed to find it (`O_DSYNC`).
+    Content,
+    /// The times too (`O_SYNC`).
+    Everything,
 }
 
 impl Default for OpenOptions {
@@ -185,6 +198,7 @@ impl OpenOptions {
             create: false,
             create_new: false,
             mode: 0o644,
+            durable: Durable::Nothing,
         }
     }
 
@@ -230,6 +244,26 @@ impl OpenOptions {
         self
     }
 
+    /// Every write is durable when it returns, with the times that it changes
+    /// (`O_SYNC`).
+    pub fn sync(&mut self, yes: bool) -> &mut Self {
+        self.durable = match yes {
+            true => Durable::Everything,
+            false => Durable::Nothing,
+        };
+        self
+    }
+
+    /// Every write is durable when it returns, with what is needed to find it
+    /// (`O_DSYNC`).
+    pub fn data_sync(&mut self, yes: bool) -> &mut Self {
+        self.durable = match yes {
+            true => Durable::Content,
+            false => Durable::Nothing,
+        };
+        self
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let writes = self.write || self.append;
         if !self.read && !writes {
@@ -269,6 +303,7 @@ pub struct File {
     /// Set by the first mapping: entries, dirty marks and remembered extents
     /// last from one mapping to the next.
     mapped: Mutex<Option<Arc<dax::File>>>,
+    durable: Durable,
 }
 
 impl File {
@@ -296,6 +331,7 @@ impl File {
             write: writes,
             append: options.append,
             mapped: Mutex::new(None),
+            durable: options.durable,
         })
     }
 
@@ -335,13 +371,58 @@ impl File {
         self.node.fs().read_at(&self.node.inode, offset, buffer)
     }
 
+    /// Reads into several buffers in turn, from an offset on, as one access: no
+    /// write comes between.
+    pub fn read_vectored_at(&self, buffers: &mut [&mut [u8]], offset: u64) -> Result<usize> {
+        self.check_read()?;
+        let fs = self.node.fs();
+        fs.read_vectored_at(&self.node.inode, offset, buffers)
+    }
+
     /// Writes at an offset.
     pub fn write_at(&self, data: &[u8], offset: u64) -> Result<usize> {
+        Ok(self.write_to(WriteAt::Offset(offset), data)?.1)
+    }
+
+    /// Writes several buffers in turn, from an offset on, as one access: no
+    /// other write, and no read, comes between.
+    pub fn write_vectored_at(&self, buffers: &[&[u8]], offset: u64) -> Result<usize> {
         self.check_write()?;
-        let at = WriteAt::Offset(offset);
-        let now = self.node.now();
-        let (_, count) = self.node.fs().write_at(&self.node.inode, at, data, now)?;
+        let (fs, at) = (self.node.fs(), WriteAt::Offset(offset));
+        let (_, count) = fs.write_vectored_at(&self.node.inode, at, buffers, self.node.now())?;
+        self.written()?;
         Ok(count)
+    }
+
+    /// Writes whole blocks, all or nothing: after a power cut at any moment the
+    /// file holds all of the new bytes or all of the old ones there. Offset and
+    /// length are multiples of the file system's block
+    /// ([`Metadata::block_size`]). Whether the new ones are durable is another
+    /// matter, as with any write: see [`sync_data`](Self::sync_data).
+    pub fn write_atomic_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.check_write()?;
+        let fs = self.node.writable()?;
+        fs.write_atomic(&self.node.inode, offset, data, self.node.now())?;
+        self.written()
+    }
+
+    #[inline]
+    fn write_to(&self, at: WriteAt, data: &[u8]) -> Result<(u64, usize)> {
+        self.check_write()?;
+        let fs = self.node.fs();
+        let written = fs.write_at(&self.node.inode, at, data, self.node.now())?;
+        self.written()?;
+        Ok(written)
+    }
+
+    /// Makes what was written as durable as was asked for at opening.
+    #[inline]
+    fn written(&self) -> Result<()> {
+        match self.durable {
+            Durable::Nothing => Ok(()),
+            Durable::Content => self.sync_data(),
+            Durable::Everything => self.sync_all(),
+        }
     }
 
     /// Reads at the position and moves it.
@@ -360,9 +441,32 @@ impl File {
             true => WriteAt::End,
             false => WriteAt::Offset(*position),
         };
-        let now = self.node.now();
-        let (end, count) = self.node.fs().write_at(&self.node.inode, at, data, now)?;
+        let (end, count) = self.write_to(at, data)?;
         *position = end;
+        Ok(count)
+    }
+
+    /// Reads into several buffers in turn, at the position, and moves it.
+    pub fn read_vectored(&self, buffers: &mut [&mut [u8]]) -> Result<usize> {
+        let mut position = self.position.lock();
+        let count = self.read_vectored_at(buffers, *position)?;
+        *position += count as u64;
+        Ok(count)
+    }
+
+    /// Writes several buffers in turn, at the position (or the end, in append
+    /// mode), and moves it.
+    pub fn write_vectored(&self, buffers: &[&[u8]]) -> Result<usize> {
+        self.check_write()?;
+        let mut position = self.position.lock();
+        let at = match self.append {
+            true => WriteAt::End,
+            false => WriteAt::Offset(*position),
+        };
+        let (fs, now) = (self.node.fs(), self.node.now());
+        let (end, count) = fs.write_vectored_at(&self.node.inode, at, buffers, now)?;
+        *position = end;
+        self.written()?;
         Ok(count)
     }
 

@@ -43,6 +43,8 @@ mod slots;
 pub mod tree;
 mod walk;
 
+#[cfg(all(test, not(loom)))]
+mod cache_tests;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -378,6 +380,11 @@ pub trait FileSystem: Send + Sync {
             Some(end) => Ok((end, done)),
             None => self.write_at(inode, at, &[], now),
         }
+    }
+    /// Writes whole blocks so that a power cut leaves all of it or nothing.
+    fn write_atomic(&self, inode: &Inode, offset: u64, data: &[u8], now: Time) -> Result<()> {
+        let _ = (inode, offset, data, now);
+        Err(Error::unsupported("atomic writes on this file system"))
     }
     /// Makes an inode under a new name.
     fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino>;

@@ -265,6 +265,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::sync::brlock::bounded;
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::thread;
@@ -282,7 +283,7 @@ mod loom_tests {
     #[test]
     fn loom_overlapping_accesses_exclude() {
         for other_writes in [false, true] {
-            loom::model(move || {
+            bounded(move || {
                 let shared = Arc::new((Table::new(), UnsafeCell::new(0)));
                 let other = shared.clone();
                 let thread = thread::spawn(move || {
@@ -309,7 +310,7 @@ mod loom_tests {
 
     #[test]
     fn loom_a_slot_used_again_hides_nobody() {
-        loom::model(|| {
+        bounded(|| {
             let shared = Arc::new((Table::new(), UnsafeCell::new(0)));
             let other = shared.clone();
             let thread = thread::spawn(move || {

@@ -287,8 +287,17 @@ fn raise(hook: &Hook) {
         .store(version.wrapping_add(1), Ordering::Release);
 }
 
+/// Whether memory is so short that caches must not grow.
+fn is_short() -> bool {
+    let memory = crate::mm::stats();
+    memory.free < memory.total / 16
+}
+
 /// An empty page, if there is memory for one.
 fn new_page() -> Option<Box<Page>> {
+    if is_short() {
+        return None;
+    }
     let mut page = Vec::new();
     page.try_reserve_exact(1).ok()?;
     page.push(Page(core::array::from_fn(|_| Slot {
@@ -305,5 +314,35 @@ fn new_page() -> Option<Box<Page>> {
 impl<const V: usize> Drop for Slots<V> {
     fn drop(&mut self) {
         self.shrink();
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::brlock::bounded;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    #[test]
+    fn loom_what_is_read_belongs_together() {
+        bounded(|| {
+            let page = Arc::new(Page(core::array::from_fn(|_| Slot {
+                sequence: AtomicU64::new(0),
+                words: core::array::from_fn(|_| AtomicU64::new(0)),
+            })));
+            let key = [5, 6];
+            Slots::<2>::change(&page.0[0], &key, &[1, 1]);
+            let other = page.clone();
+            let writer = thread::spawn(move || {
+                Slots::<2>::change(&other.0[0], &key, &[2, 2]);
+                Slots::<2>::change(&other.0[0], &[0], &[]);
+            });
+            if let Some(value) = Slots::<2>::find(&page, &Key { words: &key }) {
+                assert_eq!(value[0], value[1]);
+                assert!(value[0] == 1 || value[0] == 2);
+            }
+            writer.join().unwrap();
+        });
     }
 }

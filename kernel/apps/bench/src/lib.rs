@@ -38,6 +38,7 @@ mod limit;
 mod meta;
 mod rw;
 mod sample;
+pub mod scale;
 mod touch;
 mod trunc;
 

@@ -1,5 +1,6 @@
 //! Measuring: what the kernel's calls cost.
 
+use alloc::vec::Vec;
 use quire_bench::{Filter, Report, Summary};
 
 use super::Entry;
@@ -14,8 +15,8 @@ const DIR: &[u8] = b"/pmem0";
 pub(super) const COMMANDS: &[Entry] = &[Entry {
     name: "bench",
     area: "tests",
-    usage: "[--list] [-d DIR] [FILTER...]",
-    help: "measure operations, by name or a part of it; a JSON line each",
+    usage: "[--list] [-d DIR] [FILTER... | scale[_NAME]]",
+    help: "measure operations, by name or a part of it, or how they scale; JSON lines",
     options: Some(&[
         flag(0, "list", "name them only"),
         valued(
@@ -29,7 +30,15 @@ pub(super) const COMMANDS: &[Entry] = &[Entry {
     run: bench,
 }];
 
+/// Threads that do the same at once: an operand that begins so names these.
+const SCALE: &[u8] = b"scale";
+
 fn bench(ctx: &mut Context) -> Outcome {
+    let scaling = |word: &&Vec<u8>| word.starts_with(SCALE);
+    if let Some(word) = ctx.args.operands.iter().find(scaling) {
+        let filter = shown(word);
+        return scale(ctx, &filter);
+    }
     let words = ctx.args.operands.iter().map(|word| shown(word));
     let filter = Filter::new(words.collect());
     if ctx.args.has_long("list") {
@@ -42,6 +51,36 @@ fn bench(ctx: &mut Context) -> Outcome {
     let vfs = ctx.env.vfs;
     let good = quire_bench::run(vfs, &dir, &filter, &mut |report| {
         ctx.print(line(report).as_bytes());
+        ctx.flush();
+    });
+    if good {
+        Ok(())
+    } else {
+        Err(Failure::Status(1))
+    }
+}
+
+/// How the same work by 1, 2 and 4 threads goes.
+fn scale(ctx: &mut Context, filter: &str) -> Outcome {
+    let dir = ctx.path(ctx.args.value(b'd').unwrap_or(DIR));
+    let good = quire_bench::scale::run(&dir, filter, &mut |op, threads, curve| {
+        let line = json::object(|j| {
+            j.string("op", op);
+            j.number("threads", threads);
+            match &curve {
+                Ok(curve) => {
+                    j.number("cpus", curve.cpus);
+                    j.number("ops", curve.ops);
+                    j.number("ns", curve.ns);
+                    let second = u128::from(curve.ops) * 1_000_000_000;
+                    let rate = second / u128::from(curve.ns.max(1));
+                    j.number("ops_per_s", u64::try_from(rate).unwrap_or(u64::MAX));
+                    j.number("ns_per_op", curve.ns * threads / curve.ops.max(1));
+                }
+                Err(error) => j.string("error", alloc::format!("{error}")),
+            }
+        });
+        ctx.print(line.as_bytes());
         ctx.flush();
     });
     if good {
