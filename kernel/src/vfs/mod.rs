@@ -29,6 +29,7 @@ use crate::dax;
 use crate::error::{Error, Result};
 
 mod attributes;
+mod bytes;
 mod data;
 pub mod devices;
 pub mod ext4;

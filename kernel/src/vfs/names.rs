@@ -9,6 +9,7 @@
 //!
 //! Names of over [`NAME_WORDS`] words are rare and not kept.
 
+use super::bytes::last_word;
 use super::slots::{Key, Slots, Version, WORDS, mix};
 use super::{FileKind, Ino};
 
@@ -39,6 +40,9 @@ pub(super) struct Dir {
 /// The cache.
 pub(super) struct Names(Slots<1>);
 
+/// A walk that looks names up.
+pub(super) type Visit<'a> = super::slots::Visit<'a, 1>;
+
 /// A value that is not 0, if it fits.
 fn pack(ino: Ino, kind: FileKind) -> Option<u64> {
     let code = FileKind::ALL.iter().position(|&other| other == kind)? as u64 + 1;
@@ -64,10 +68,7 @@ fn with_key<R>(dir: Dir, name: &[u8], f: impl FnOnce(&Key) -> R) -> Option<R> {
         at += 1;
     }
     if !rest.is_empty() {
-        words[at] = rest
-            .iter()
-            .rev()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte));
+        words[at] = last_word(rest);
         hash = mix(hash, words[at]);
     }
     words[0] = hash | 1;
@@ -80,10 +81,19 @@ impl Names {
         Names(Slots::new(bytes))
     }
 
+    /// Lets a walk look several names up (see [`Slots::visit`]).
+    #[inline]
+    pub fn visit(&self) -> Option<Visit<'_>> {
+        self.0.visit()
+    }
+
     /// What is known of a name.
     #[inline]
-    pub fn get(&self, dir: Dir, name: &[u8]) -> Known {
-        let found = with_key(dir, name, |key| self.0.get(key));
+    pub fn get(&self, visit: Option<&Visit>, dir: Dir, name: &[u8]) -> Known {
+        let found = with_key(dir, name, |key| match visit {
+            Some(visit) => visit.get(key),
+            None => Err(self.0.version(key)),
+        });
         match found {
             None => Known::Nothing(None),
             Some(Err(version)) => Known::Nothing(Some(version)),

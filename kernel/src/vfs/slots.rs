@@ -33,7 +33,7 @@ use alloc::vec::Vec;
 use core::ptr;
 
 use crate::sync::atomic::model::{AtomicPtr, AtomicU64, Ordering, fence};
-use crate::sync::brlock::Readers;
+use crate::sync::brlock::{Place, Readers};
 use crate::sync::{Mutex, SpinLock};
 
 /// Words of a record, the key's first.
@@ -92,6 +92,28 @@ impl Key<'_> {
     }
 }
 
+/// A reader that is counted until it is dropped. It must not block: pages that
+/// are given back wait for it.
+pub struct Visit<'a, const V: usize> {
+    slots: &'a Slots<V>,
+    place: Place,
+}
+
+impl<const V: usize> Visit<'_, V> {
+    /// The value under a key, or the version to fill it with.
+    #[inline]
+    pub fn get(&self, key: &Key) -> Result<[u64; V], Version> {
+        self.slots.get_counted(key)
+    }
+}
+
+impl<const V: usize> Drop for Visit<'_, V> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slots.readers.leave(self.place);
+    }
+}
+
 /// Mixes a word into a hash (the constant is 2^64 divided by the golden
 /// ratio).
 #[inline]
@@ -128,23 +150,39 @@ impl<const V: usize> Slots<V> {
         (tag >> 24) as usize % SETS * WAYS
     }
 
+    /// Lets the caller look up more than once for the price of one, if pages are
+    /// not being given back at this moment.
+    #[inline]
+    pub fn visit(&self) -> Option<Visit<'_, V>> {
+        let place = self.readers.enter(crate::sched::cpu_id())?;
+        Some(Visit { slots: self, place })
+    }
+
     /// The value under a key, or the version to fill it with.
     #[inline]
     pub fn get(&self, key: &Key) -> Result<[u64; V], Version> {
+        match self.visit() {
+            Some(visit) => visit.get(key),
+            None => Err(self.version(key)),
+        }
+    }
+
+    /// The version to fill a record with that was not even looked for.
+    pub fn version(&self, key: &Key) -> Version {
+        Version(self.hook(key.tag()).version.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn get_counted(&self, key: &Key) -> Result<[u64; V], Version> {
         let hook = self.hook(key.tag());
         // Before the look: what comes later is newer.
         let version = Version(hook.version.load(Ordering::Acquire));
-        let place = match self.readers.enter(crate::sched::cpu_id()) {
-            Some(place) => place,
-            None => return Err(version),
-        };
         // SAFETY: a page that can be reached stays while readers are counted
-        // (see `shrink`); its words are atomics.
+        // (see `shrink`), and the caller is; its words are atomics.
         let found = match unsafe { hook.page.load(Ordering::Acquire).as_ref() } {
             Some(page) => Self::find(page, key),
             None => None,
         };
-        self.readers.leave(place);
         found.ok_or(version)
     }
 

@@ -15,7 +15,9 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 
-use super::names::{Dir, Known, Names};
+use super::bytes::find;
+use super::names::{Dir, Known, Names, Visit};
+use super::slots::Version;
 use super::tree::{Mount, Table};
 use super::{FileKind, Ino, LINKS_MAX, Metadata, NAME_MAX, PATH_MAX};
 
@@ -104,7 +106,7 @@ impl Pending {
             let rest = bytes.get(usize::from(self.at)..).unwrap_or_default();
             let slashes = rest.iter().take_while(|&&byte| byte == b'/').count();
             let rest = &rest[slashes..];
-            let len = rest.iter().take_while(|&&byte| byte != b'/').count();
+            let len = find(rest, b'/');
             // Texts are shorter than PATH_MAX.
             let start = self.at + slashes as u16;
             if len > 0 {
@@ -208,12 +210,34 @@ fn demands_dir(path: &[u8]) -> bool {
 }
 
 /// What a name leads to, before mount points are crossed.
-fn look_up(names: &Names, dir: Place, name: &[u8]) -> Result<Option<(Ino, FileKind)>> {
-    let version = match names.get(dir.dir(), name) {
-        Known::Present(ino, kind) => return Ok(Some((ino, kind))),
-        Known::Absent => return Ok(None),
-        Known::Nothing(version) => version,
-    };
+#[inline]
+fn look_up<'n>(
+    names: &'n Names,
+    visit: &mut Option<Visit<'n>>,
+    dir: Place,
+    name: &[u8],
+) -> Result<Option<(Ino, FileKind)>> {
+    match names.get(visit.as_ref(), dir.dir(), name) {
+        Known::Present(ino, kind) => Ok(Some((ino, kind))),
+        Known::Absent => Ok(None),
+        Known::Nothing(version) => {
+            // What follows may block.
+            *visit = None;
+            let found = look_into(names, dir, name, version);
+            *visit = names.visit();
+            found
+        }
+    }
+}
+
+/// What the directory itself says, kept for the next time.
+#[cold]
+fn look_into(
+    names: &Names,
+    dir: Place,
+    name: &[u8],
+    version: Option<Version>,
+) -> Result<Option<(Ino, FileKind)>> {
     let fs = &dir.mount.fs;
     let found = match fs.lookup(dir.ino, name) {
         Ok(ino) => Some((ino, fs.metadata(ino)?.kind)),
@@ -257,7 +281,7 @@ impl<'t, 'p> Target<'t, 'p> {
         if path.len() >= PATH_MAX {
             return Err(Error::NameTooLong);
         }
-        if path.contains(&0) {
+        if find(path, 0) < path.len() {
             return Err(Error::invalid("a path with a NUL byte"));
         }
         let mut pending = Pending {
@@ -266,6 +290,7 @@ impl<'t, 'p> Target<'t, 'p> {
             below: Vec::new(),
         };
         self.must_be_dir = demands_dir(path);
+        let mut visit = names.visit();
 
         while let Some(name) = pending.next(&self.texts) {
             let bytes = self.texts.name(name);
@@ -282,7 +307,7 @@ impl<'t, 'p> Target<'t, 'p> {
             }
             let last = pending.is_empty(&self.texts);
             let dir = self.dir();
-            let Some((ino, kind)) = look_up(names, dir, bytes)? else {
+            let Some((ino, kind)) = look_up(names, &mut visit, dir, bytes)? else {
                 if !last {
                     return Err(not_found(bytes));
                 }
@@ -292,7 +317,9 @@ impl<'t, 'p> Target<'t, 'p> {
             let mount = dir.mount;
             let place = table.cross(Place { mount, ino, kind });
             if place.kind == FileKind::Symlink && (!last || follow_last || self.must_be_dir) {
+                drop(visit.take());
                 self.follow(&place, name, last, &mut pending)?;
+                visit = names.visit();
                 continue;
             }
             if last {
