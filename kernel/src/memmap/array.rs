@@ -15,10 +15,12 @@
 //! device at 4 KiB), never the device: a 1 TiB array has 512 slots of 8 bytes
 //! until it is used, as a 1 GiB array has.
 
+use super::altmap::Altmap;
 use super::descriptor::Descriptor;
 use crate::sync::atomic::model::{AtomicPtr, AtomicU64, Ordering};
 use alloc::boxed::Box;
-use core::ptr;
+use alloc::sync::Arc;
+use core::ptr::{self, NonNull};
 
 /// Descriptors in one page of the memmap.
 pub const PER_PAGE: u64 = if cfg!(loom) { 2 } else { 128 };
@@ -49,11 +51,20 @@ pub struct Array {
     fan_shift: u32,
     pages: AtomicU64,
     directories: AtomicU64,
+    /// Where pages come from as long as there is room; else RAM.
+    media: Option<Arc<Altmap>>,
+    /// Pages from there.
+    on_media: AtomicU64,
 }
 
 impl Array {
     /// An array of `len` descriptors, all at rest and none in memory.
     pub fn new(len: u64) -> Self {
+        Self::with_media(len, None)
+    }
+
+    /// The same, with its pages in a range of the device.
+    pub fn with_media(len: u64, media: Option<Arc<Altmap>>) -> Self {
         let pages = len.div_ceil(PER_PAGE).max(1);
         // At least a page's worth of slots, so that a directory is worth its
         // allocation.
@@ -69,6 +80,8 @@ impl Array {
             fan_shift: fan_out.trailing_zeros(),
             pages: AtomicU64::new(0),
             directories: AtomicU64::new(0),
+            media,
+            on_media: AtomicU64::new(0),
         }
     }
 
@@ -82,12 +95,43 @@ impl Array {
         self.len == 0
     }
 
-    /// Bytes in use: the top, the directories and the pages.
+    /// Bytes of RAM in use: the top, the directories and the pages.
     pub fn bytes(&self) -> u64 {
         let slot = size_of::<AtomicPtr<Page>>() as u64;
         self.top.len() as u64 * slot
             + self.directories.load(Ordering::Relaxed) * self.fan_out * slot
-            + self.pages.load(Ordering::Relaxed) * size_of::<Page>() as u64
+            + (self.pages() - self.pages_on_media()) * size_of::<Page>() as u64
+    }
+
+    /// Pages of descriptors that lie on the media.
+    pub fn pages_on_media(&self) -> u64 {
+        // Counted up after, and down before, those that it is a part of.
+        self.on_media.load(Ordering::Relaxed).min(self.pages())
+    }
+
+    fn owner(&self, page: *mut Page) -> Option<&Altmap> {
+        let page = NonNull::new(page)?.cast();
+        self.media.as_deref().filter(|media| media.owns(page))
+    }
+
+    fn new_page(&self) -> Option<*mut Page> {
+        match self.media.as_ref().and_then(|media| media.take()) {
+            Some(page) => Some(page.cast().as_ptr()),
+            None => make_page(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `page` comes from [`new_page`](Self::new_page), is at rest, and is not
+    /// used again.
+    unsafe fn old_page(&self, page: *mut Page) {
+        match (self.owner(page), NonNull::new(page)) {
+            // SAFETY: the caller's promise; a page at rest is full of zeros.
+            (Some(media), Some(page)) => unsafe { media.give(page.cast()) },
+            // SAFETY: the caller's promise.
+            _ => unsafe { free_page(page) },
+        }
     }
 
     /// Pages of descriptors in memory.
@@ -183,13 +227,16 @@ impl Array {
             .and_then(|directory| directory.get(slot))
             .expect("a directory was just made sure of");
         if slot.load(Ordering::Acquire).is_null() {
-            let new = make_page().ok_or(NoMemory)?;
+            let new = self.new_page().ok_or(NoMemory)?;
             match slot.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.pages.fetch_add(1, Ordering::Relaxed);
+                    if self.owner(new).is_some() {
+                        self.on_media.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 // SAFETY: just made, published nowhere.
-                Err(_) => unsafe { free_page(new) },
+                Err(_) => unsafe { self.old_page(new) },
             }
         }
         Ok(self.get(index).expect("the page was just made sure of"))
@@ -237,10 +284,13 @@ impl Array {
                 };
                 if content.0.iter().all(Descriptor::is_zero) {
                     slot.store(ptr::null_mut(), Ordering::Release);
+                    if self.owner(page).is_some() {
+                        self.on_media.fetch_sub(1, Ordering::Relaxed);
+                    }
                     self.pages.fetch_sub(1, Ordering::Relaxed);
                     // SAFETY: taken out of its slot, and by the caller's
                     // promise nobody else has it.
-                    unsafe { free_page(page) };
+                    unsafe { self.old_page(page) };
                 } else {
                     left += 1;
                 }
@@ -265,7 +315,8 @@ impl Drop for Array {
             };
             for slot in directory {
                 let page = slot.load(Ordering::Acquire);
-                if !page.is_null() {
+                // A range of the device goes as a whole, after its arrays.
+                if !page.is_null() && self.owner(page).is_none() {
                     // SAFETY: `&mut self`: nobody else has the array.
                     unsafe { free_page(page) };
                 }

@@ -26,7 +26,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
-use quire_arch::layout::MEMMAP;
+use quire_arch::layout::{MEMMAP, MEMMAP_LEN};
 use quire_arch::table::Attrs;
 use quire_arch::trap::{Fault, FaultOutcome};
 use quire_arch::{PageSize, Pfn, PhysAddr, VirtAddr};
@@ -43,6 +43,8 @@ rules_as_tests! {
 }
 
 const PAGES: u64 = 8;
+/// Address space that nothing else uses: the end of what descriptors have.
+const START: VirtAddr = VirtAddr(MEMMAP.0 + MEMMAP_LEN - (1 << 30));
 type Page = [u8; 4096];
 
 /// Where a mirrored page is.
@@ -144,7 +146,7 @@ impl Mirror {
                 Err(error) => panic!("a pool of eight pages: {error}"),
             };
             Self {
-                start: MEMMAP,
+                start: START,
                 kind,
                 pool,
                 hidden: SpinLock::new(BTreeMap::new()),
@@ -160,7 +162,7 @@ impl Mirror {
             }
         }
         static REGISTERED: Once<bool> = Once::new();
-        let range = MEMMAP..MEMMAP + (PAGES << 12);
+        let range = START..START + (PAGES << 12);
         let registered = REGISTERED.call_once(|| fault::register(range, &Handler));
         check!(*registered, "no room for a handler of faults");
         *CURRENT.lock() = Some(mirror.clone());

@@ -9,6 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`descriptor`] | the 32-byte record, its fields and transitions |
+//! | [`altmap`] | descriptors on the media |
 //! | [`array`](mod@array) | lazily populated arrays of records |
 //! | [`gate`] | alive, killed, trimming |
 //! | [`pgmap`] | a range of device memory, its life and its look-up |
@@ -18,6 +19,7 @@
 //!
 //! The page `docs/src/folios.md` tells it as a story.
 
+pub mod altmap;
 pub mod array;
 pub mod descriptor;
 pub mod folio;
@@ -33,11 +35,12 @@ mod loom_tests;
 mod rules;
 mod stress;
 
+pub use altmap::Altmap;
 pub use descriptor::{Counts, Descriptor, State};
 pub use folio::{FolioInfo, FolioRef};
 pub use hmm::TESTS as HMM;
 pub use pgmap::{DeviceOps, FolioId, Holder, MemoryType, OwnerId, Pgmap, Spec, Usage};
-pub use pgmap::{all, claim, of_frame};
+pub use pgmap::{all, claim, claim_with, of_frame};
 pub use pin::{Pin, PinInfo, PinOwner, Refusal, Revoke, Term, holders, pins, revoke};
 pub use pool::{Pool, pool, pools, spec as pool_spec};
 pub use rules::TESTS;

@@ -10,6 +10,7 @@
 //!
 //! Lock order: the registry's lock is innermost; nothing is called under it.
 
+use super::altmap::Altmap;
 use super::array::Array;
 use super::descriptor::{Counts, Descriptor, POISON_BELOW, POISON_HERE, State};
 use super::gate::{Gate, Inside, Shut};
@@ -138,6 +139,8 @@ pub struct Pgmap {
     kind: MemoryType,
     range: Range<u64>,
     arrays: [Array; 3],
+    /// Where descriptors lie on the media, if they do.
+    altmap: Option<Arc<Altmap>>,
     pub(super) gate: Gate,
     /// Folios with references.
     busy: AtomicU64,
@@ -176,6 +179,13 @@ pub struct Spec {
 impl Pgmap {
     /// A pgmap that is in no look-up (tests, and [`claim`]).
     pub fn new(spec: Spec) -> Result<Self> {
+        Self::with_altmap(spec, None)
+    }
+
+    /// The same, with descriptors in a range of the device as far as it
+    /// reaches. Its frames have no descriptors themselves.
+    pub fn with_altmap(spec: Spec, altmap: Option<Altmap>) -> Result<Self> {
+        let altmap = altmap.map(Arc::new);
         let (start, end) = (spec.range.start.as_u64(), spec.range.end.as_u64());
         if start >= end || !(start | end).is_multiple_of(4096) {
             return Err(Error::invalid(format!(
@@ -185,7 +195,8 @@ impl Pgmap {
         let pages = start >> 12..end >> 12;
         let array = |size: PageSize| {
             let shift = size.order();
-            Array::new(((pages.end - 1) >> shift) - (pages.start >> shift) + 1)
+            let len = ((pages.end - 1) >> shift) - (pages.start >> shift) + 1;
+            Array::with_media(len, altmap.clone())
         };
         Ok(Self {
             name: spec.name,
@@ -196,6 +207,7 @@ impl Pgmap {
                 array(PageSize::Size1G),
             ],
             range: pages,
+            altmap,
             gate: Gate::new(),
             busy: AtomicU64::new(0),
             handed_out: AtomicU64::new(0),
@@ -243,6 +255,11 @@ impl Pgmap {
         id.page.is_multiple_of(id.size.pages())
             && id.page >= self.range.start
             && id.pages().end <= self.range.end
+            && self.altmap.as_ref().is_none_or(|altmap| {
+                let reserved = altmap.range();
+                id.pages().end <= reserved.start.as_u64() >> 12
+                    || reserved.end.as_u64() >> 12 <= id.page
+            })
     }
 
     /// Whether new uses are still possible.
@@ -541,6 +558,7 @@ impl Pgmap {
         let mut usage = Usage {
             bytes: self.arrays.iter().map(Array::bytes).sum(),
             descriptor_pages: self.arrays.iter().map(Array::pages).sum(),
+            media: self.arrays.iter().map(Array::pages_on_media).sum::<u64>() << 12,
             ..Usage::default()
         };
         for size in [PageSize::Size1G, PageSize::Size2M] {
@@ -592,8 +610,10 @@ impl Pgmap {
 /// Descriptor memory of a pgmap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of memory for descriptors and the radix above them.
+    /// Bytes of RAM for descriptors and the radix above them.
     pub bytes: u64,
+    /// Bytes of the device for descriptors.
+    pub media: u64,
     /// Pages of descriptors.
     pub descriptor_pages: u64,
     /// Folios of 4 KiB, 2 MiB and 1 GiB.
@@ -629,7 +649,16 @@ mod registry {
     /// when it overlaps RAM (as `is_ram` says of a range of bytes) or another
     /// pgmap.
     pub fn claim(spec: Spec, is_ram: &dyn Fn(Range<u64>) -> bool) -> Result<Arc<Pgmap>> {
-        let new = Arc::new(Pgmap::new(spec)?);
+        claim_with(spec, None, is_ram)
+    }
+
+    /// The same, with descriptors on the media.
+    pub fn claim_with(
+        spec: Spec,
+        altmap: Option<Altmap>,
+        is_ram: &dyn Fn(Range<u64>) -> bool,
+    ) -> Result<Arc<Pgmap>> {
+        let new = Arc::new(Pgmap::with_altmap(spec, altmap)?);
         let bytes = new.range.start << 12..new.range.end << 12;
         if is_ram(bytes.clone()) {
             return Err(Error::busy(format!(
@@ -720,4 +749,4 @@ mod registry {
     }
 }
 
-pub use registry::{all, claim, of_frame};
+pub use registry::{all, claim, claim_with, of_frame};

@@ -45,6 +45,7 @@ rules_as_tests! {
     r43_kill_tells_the_holder_then_refuses,
     r44_drain_waits_for_pins,
     r45_descriptors_cost_no_media,
+    r45_altmap_puts_them_on_the_media,
     r46_descriptor_memory_follows_the_leaves,
     split_carries_state_down_and_merge_restores_it,
     split_and_merge_refuse_what_is_in_use,
@@ -586,6 +587,73 @@ fn r45_descriptors_cost_no_media() -> Outcome {
         text(map.associate(at(&map, page, Size4K), FILE, page))?;
     }
     check!(map.usage().folios == [2, 0, 0]);
+    Ok(())
+}
+
+fn r45_altmap_puts_them_on_the_media() -> Outcome {
+    use crate::mm::frame;
+    // Sixteen pages of a "device" with something on them.
+    let frames = frame::alloc(4).ok_or("no memory")?;
+    let memory = frame::direct(frames.phys()).as_mut_ptr::<u8>();
+    // SAFETY: just taken.
+    unsafe { memory.write_bytes(0xff, 16 << 12) };
+    let reserved = frames.phys()..frames.phys() + (16 << 12);
+    let altmap = text(Altmap::new(reserved.clone()))?;
+    let map = text(Pgmap::with_altmap(
+        spec(MemoryType::FsDax, 1 << 40, None),
+        Some(altmap),
+    ))?;
+    let rest = map.usage();
+    check!(rest.media == 0, "{rest:?}");
+    // 12 pages of small records, and one each of the larger ones.
+    for page in (0..12 * 128).step_by(128) {
+        text(map.associate(at(&map, page, Size4K), FILE, page))?;
+    }
+    let full = map.usage();
+    check!(
+        full.media == 14 << 12 && full.descriptor_pages == 14,
+        "{full:?}"
+    );
+    check!(
+        full.folios == [12, 0, 0],
+        "stale bytes became folios: {full:?}"
+    );
+    // Six more find room for two: the rest is in RAM.
+    for page in (12 * 128..18 * 128).step_by(128) {
+        text(map.associate(at(&map, page, Size4K), FILE, page))?;
+    }
+    let over = map.usage();
+    check!(
+        over.media == 16 << 12 && over.descriptor_pages == 20,
+        "{over:?}"
+    );
+    check!(
+        over.bytes - full.bytes == 4 << 12,
+        "{over:?} after {full:?}"
+    );
+    for page in (0..18 * 128).step_by(128) {
+        check!(text(map.disassociate(at(&map, page, Size4K)))?);
+    }
+    map.trim();
+    check!(map.usage() == rest, "{:?} is not {rest:?}", map.usage());
+    // Pages that have come back are at rest again.
+    text(map.associate(at(&map, 7, Size4K), FILE, 7))?;
+    check!(map.usage().folios == [1, 0, 0] && map.usage().media == 3 << 12);
+    drop(map);
+    // The reserved range has no descriptors of its own.
+    let whole = Spec {
+        name: "test".into(),
+        kind: MemoryType::FsDax,
+        range: reserved.start..reserved.start + (32 << 12),
+        ops: None,
+    };
+    let altmap = text(Altmap::new(reserved))?;
+    let map = text(Pgmap::with_altmap(whole, Some(altmap)))?;
+    check!(map.associate(at(&map, 15, Size4K), FILE, 15).is_err());
+    text(map.associate(at(&map, 16, Size4K), FILE, 16))?;
+    drop(map);
+    // SAFETY: taken above, and used by nobody any more.
+    unsafe { frame::free(frames, 4) };
     Ok(())
 }
 

@@ -126,6 +126,19 @@ impl Identity {
         }
     }
 
+    /// What its info block reserves for page descriptors, if it does.
+    pub fn reserved(&self) -> Option<Range<u64>> {
+        match &self.mode {
+            Mode::FsDax(info) | Mode::DevDax(info) if info.map == info::Map::Dev => {
+                // Behind the superblock's place and the info block.
+                let start = self.planned.range.start + 2 * info::BLOCK;
+                let range = start.next_multiple_of(4096)..self.data().start & !4095;
+                (range.start < range.end).then_some(range)
+            }
+            _ => None,
+        }
+    }
+
     /// Bytes that users see.
     pub fn size(&self) -> u64 {
         match &self.mode {

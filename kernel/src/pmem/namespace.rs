@@ -15,7 +15,7 @@
 use super::identity::{Identity, Mode};
 use super::region::{PersistenceDomain, Region};
 use crate::error::{Error, Result};
-use crate::memmap::{self, MemoryType, Pgmap, Spec};
+use crate::memmap::{self, Altmap, MemoryType, Pgmap, Spec};
 use crate::sync::SpinLock;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -84,7 +84,17 @@ impl Namespace {
             region.read_only = Some("its label says that it is read-only".into());
         }
         let range = PhysAddr(region.range.start)..PhysAddr(region.range.end);
-        let map = memmap::claim(
+        // Only when asked for: it writes to the media, if only where the info
+        // block has room for that.
+        let on_media = crate::boot::cmdline().get("memmap") == Some("dev");
+        let reserved = identity
+            .reserved()
+            .filter(|_| on_media && region.read_only.is_none());
+        let altmap = match reserved {
+            Some(range) => Some(Altmap::new(PhysAddr(range.start)..PhysAddr(range.end))?),
+            None => None,
+        };
+        let map = memmap::claim_with(
             Spec {
                 name: name.clone(),
                 kind: match identity.mode {
@@ -94,6 +104,7 @@ impl Namespace {
                 range: range.clone(),
                 ops: None,
             },
+            altmap,
             is_ram,
         )?;
         let give_up = |error| {

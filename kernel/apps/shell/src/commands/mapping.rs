@@ -167,6 +167,7 @@ fn memmap(ctx: &mut Context) -> Outcome {
                     j.hex("base", map.base().as_u64());
                     j.number("size", map.len());
                     j.number("bytes", usage.bytes);
+                    j.number("media_bytes", usage.media);
                     j.number("descriptor_pages", usage.descriptor_pages);
                     j.number("folios_4k", usage.folios[0]);
                     j.number("folios_2m", usage.folios[1]);
