@@ -4,8 +4,6 @@
 
 use quire_tests::{Arch, Lab};
 
-const CMB: &str = "64M,file=blocks.img";
-
 fn memory_on_a_controller(arch: Arch) {
     let lab = Lab::new("nvme");
     let (blocks, region) = (lab.path("blocks.img"), lab.path("region.img"));

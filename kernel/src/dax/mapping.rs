@@ -5,7 +5,7 @@ use super::file::{File, beyond_end, blocks_of, media};
 use super::tree::Slot;
 use super::{Pin, area, zero};
 use crate::error::{Error, Result};
-use crate::memmap::{PinOwner, Term};
+use crate::memmap::{FolioRef, PinOwner, Refusal, Term};
 use crate::mm::space;
 use alloc::sync::Arc;
 use core::ops::Range;
@@ -313,33 +313,54 @@ impl Mapping {
     /// Pins the page at an offset, in the name of `owner`. With `write`, a
     /// device may store to it: it is dirty until it is unpinned.
     pub fn pin(&self, offset: u64, owner: &PinOwner, term: &Term, write: bool) -> Result<Pin> {
+        let map = self.file().device.pgmap();
+        let pin = self.hold(offset, write, |page| {
+            owner.pin(map, page, 1, term.clone(), false)
+        })?;
+        let pin = pin.unwrap_or_else(|| owner.pin_zero());
+        Ok(Pin::new(pin, self.file().clone()))
+    }
+
+    /// A reference to the folio of the page at an offset; `None` for a hole's
+    /// zero page, which is not counted.
+    pub fn get(&self, offset: u64) -> Result<Option<FolioRef>> {
+        let map = self.file().device.pgmap();
+        self.hold(offset, false, |page| map.get(page).ok_or(Refusal::NoFolio))
+    }
+
+    /// R9: read the leaf without a lock, take what is wanted of its page
+    /// unless that has no reference, read the leaf again. Where there is no
+    /// leaf it is made first, the slow path. `None`: it is the zero page.
+    fn hold<T>(
+        &self,
+        offset: u64,
+        write: bool,
+        mut take: impl FnMut(u64) -> Result<T, Refusal>,
+    ) -> Result<Option<T>> {
         self.check(&(offset..offset.saturating_add(1)))?;
         let va = (self.inner.start + offset).align_down(4096);
         let map = self.file().device.pgmap();
         let leaf_page = |leaf: &Leaf| (leaf.pa.as_u64() + va.offset_in(leaf.size.bytes())) >> 12;
+        // A leaf that allows no store any more is of a page that write-back
+        // has cleaned: a store would not be seen.
+        let usable = || space::translate(va).filter(|leaf| !write || leaf.attrs.write);
         loop {
-            // R9: read the leaf, pin unless zero, read the leaf again.
-            let usable = space::translate(va).filter(|leaf| !write || leaf.attrs.write);
-            let Some(leaf) = usable else {
-                // The slow path: make the leaf, then try again.
+            let Some(leaf) = usable() else {
                 serve(va, write)?;
                 continue;
             };
             if zero::is_zero(leaf.pa) {
-                return Ok(Pin::new(owner.pin_zero(), self.file().clone()));
+                return Ok(None);
             }
             let page = leaf_page(&leaf);
-            match owner.pin(map, page, 1, term.clone(), false) {
-                Ok(pin) => {
-                    // A leaf that allows no store any more is of a page that
-                    // write-back has cleaned: a store would not be seen.
-                    let again = space::translate(va);
-                    let again = again.filter(|leaf| !write || leaf.attrs.write);
-                    if again.as_ref().map(leaf_page) == Some(page) {
-                        return Ok(Pin::new(pin, self.file().clone()));
+            match take(page) {
+                Ok(held) => {
+                    if usable().as_ref().map(leaf_page) == Some(page) {
+                        return Ok(Some(held));
                     }
+                    // Dropping it undoes everything.
                 }
-                Err(crate::memmap::Refusal::NoFolio) if map.is_alive() => {}
+                Err(Refusal::NoFolio) if map.is_alive() => {}
                 Err(refusal) => return Err(refusal.into()),
             }
         }

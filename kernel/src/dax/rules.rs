@@ -27,6 +27,7 @@ type Outcome = Result<(), String>;
 
 rules_as_tests! {
     "dax.":
+    r09_get_and_pin_by_address,
     r17_entries_are_typed,
     r18_faults_wait_for_a_lease,
     r19_write_on_a_zero_entry_replaces_it,
@@ -320,6 +321,36 @@ fn leaf(mapping: &Mapping, offset: u64) -> Option<quire_arch::table::Leaf> {
 }
 
 const MIB: u64 = 1 << 20;
+
+fn r09_get_and_pin_by_address() -> Outcome {
+    let rig = Rig::new(8)?;
+    rig.fs.lay_out(0..4, 1)?;
+    let mapping = rig.map(Perms::ReadWrite)?;
+    let counts = |folio: &memmap::FolioRef| (folio.counts().refs, folio.counts().maps);
+    // The slow path: there is no leaf yet.
+    check!(leaf(&mapping, 4096).is_none());
+    let held = text(mapping.get(4096 + 5))?.ok_or("no folio")?;
+    check!(leaf(&mapping, 4096).is_some() && counts(&held) == (2, 1));
+    check!(held.owner() == Some(rig.file.owner()) && held.index() == 1);
+    // The fast one.
+    let owner = PinOwner::new("by address");
+    let pin = text(mapping.pin(4096, &owner, &Term::Short, false))?;
+    check!(counts(&held) == (3, 1) && held.pins() == 1);
+    // A pin for storing needs a leaf that allows it: the slow path again.
+    let stored = text(mapping.pin(4096, &owner, &Term::Short, true))?;
+    check!(leaf(&mapping, 4096).is_some_and(|leaf| leaf.attrs.write));
+    check!(held.pins() == 2);
+    // A hole has nothing to hold, and what lies beyond the file is an error.
+    check!(text(mapping.get(6 << 12))?.is_none());
+    rig.fs.set_size(7 << 12);
+    check!(mapping.get(7 << 12).is_err() && mapping.get(8 << 12).is_err());
+    drop((pin, stored));
+    check!(counts(&held) == (2, 1) && held.pins() == 0);
+    drop(mapping);
+    check!(counts(&held) == (1, 0));
+    drop(held);
+    rig.at_rest()
+}
 
 fn r17_entries_are_typed() -> Outcome {
     let rig = Rig::new(4)?;
