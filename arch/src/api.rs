@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::platform::{
-    ConsoleError, Crc32c, Features, IrqError, MapDevice, Method, MethodError, Port, PowerConfig,
-    TimeHints,
+    ConsoleError, Crc32c, DmaMemory, Features, IrqError, MapDevice, Method, MethodError, Msi, Port,
+    PowerConfig, TimeHints,
 };
 use crate::table::EntryFormat;
 use crate::trap::{Ipi, TrapFrame};
@@ -65,6 +65,7 @@ const _: () = {
     let _: unsafe fn() = irq::init_cpu;
     let _: fn(u64, Ipi) = irq::send_ipi;
     let _: fn(u32) -> Result<(), IrqError> = irq::enable_line;
+    let _: fn(u32, DmaMemory<'_>) -> Result<Msi, IrqError> = irq::allocate_msi;
     let _: fn() -> &'static str = irq::controller_name;
 };
 

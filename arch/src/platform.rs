@@ -54,6 +54,8 @@ pub enum IrqError {
     NoVector,
     /// Called before `irq::init`.
     NotReady,
+    /// No memory for the controller's tables.
+    NoMemory,
 }
 
 impl fmt::Display for IrqError {
@@ -64,11 +66,28 @@ impl fmt::Display for IrqError {
             IrqError::NoLine(n) => write!(f, "no interrupt line {n}"),
             IrqError::NoVector => f.write_str("no interrupt vector left"),
             IrqError::NotReady => f.write_str("interrupt controller not set up yet"),
+            IrqError::NoMemory => f.write_str("no memory for the interrupt controller"),
         }
     }
 }
 
 impl core::error::Error for IrqError {}
+
+/// Gives 2^order frames of zeroed memory for good, aligned to their size: for
+/// tables that an interrupt controller walks.
+pub type DmaMemory<'a> = &'a dyn Fn(u32) -> Option<(PhysAddr, VirtAddr)>;
+
+/// A message-signalled interrupt: a device that writes `data` to `address`
+/// interrupts a CPU with the line `line`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// The line that [`Hooks::interrupt`](crate::trap::Hooks) is given.
+    pub line: u32,
+    /// Where the device writes.
+    pub address: u64,
+    /// What it writes.
+    pub data: u32,
+}
 
 /// Where `time::init` may look for a clock of known frequency. Tables are
 /// whole (with header), empty when absent.

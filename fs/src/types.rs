@@ -259,16 +259,27 @@ impl Default for MountOptions {
 /// Proof that blocks of a file are neither mapped nor pinned, and will not be
 /// while the proof exists. Whatever frees or moves data blocks asks for it.
 ///
+/// Blocks of which the proof says that they are pinned all the same are taken
+/// from the file, but not freed: they are parked (see
+/// [`take_parked`](crate::Ext4::take_parked)).
+///
 /// # Safety
 ///
-/// `covers` may return true only for ranges of which no mapping and no pin
-/// exists, and for which none can come into being while the lease lives. The
-/// file system frees covered blocks, and they become other files' memory.
+/// `covers` may return true only for ranges of which no mapping exists, no pin
+/// but those that `pinned` tells, and for which none can come into being while
+/// the lease lives. The file system frees covered blocks, and they become
+/// other files' memory.
 #[expect(unsafe_code, reason = "implementing it is a promise about memory")]
 pub unsafe trait LayoutLease {
     /// Whether the lease covers these blocks of the file; `blocks` are file
     /// blocks, and `u64::MAX` as the end means all that follow.
     fn covers(&self, ino: Ino, blocks: Range<u64>) -> bool;
+
+    /// Those of the covered blocks whose memory somebody still uses, in order.
+    fn pinned(&self, ino: Ino) -> &[Range<u64>] {
+        let _ = ino;
+        &[]
+    }
 }
 
 /// The lease of programs in which no file can be mapped: host tools and

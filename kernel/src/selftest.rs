@@ -30,6 +30,7 @@ pub const SUITES: &[&[Test]] = &[
     crate::vfs::TESTS,
     crate::memmap::STRESS,
     crate::dax::STRESS,
+    crate::vfs::DAX_TESTS,
 ];
 
 /// How long each test under stress goes on, in ns; 0: [`STRESS_NS`].

@@ -43,6 +43,7 @@ impl Hooks for Kernel {
                 dev::irq::dispatch(line);
             }
         }
+        crate::pmem::failure::kick();
         sched::interrupt_exit();
     }
 
@@ -51,7 +52,14 @@ impl Hooks for Kernel {
     }
 
     fn memory_error(&self, addr: Option<PhysAddr>, _frame: &TrapFrame) -> FaultOutcome {
-        // No owner can take a loss yet, so going on would be with bad data.
+        // Of persistent memory it is that page's loss; of ordinary memory, or
+        // of nobody knows what, going on would be with bad data.
+        if addr.is_some_and(crate::pmem::failure::report) {
+            // Nothing may be locked here: an interrupt follows as soon as one
+            // can, and that wakes the thread that deals with it.
+            arch::irq::send_ipi(arch::cpu::hardware_id(), Ipi::Reschedule);
+            return FaultOutcome::Resume;
+        }
         match addr {
             Some(pa) => log::error!("memory error: addr={pa}"),
             None => log::error!("memory error: addr=unknown"),

@@ -19,10 +19,10 @@ use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, Group};
 use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
 
 use super::madt::{Entries, Entry};
-use super::{cpu, percpu, sgi, time};
+use super::{cpu, its, percpu, sgi, time};
 use crate::addr::PhysAddr;
-pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
+pub use crate::platform::{DmaMemory, IrqError, Msi};
 use crate::trap::{Ipi, Irq, TrapFrame, hooks};
 
 const NONE: u8 = 0;
@@ -131,7 +131,10 @@ fn init_v3(madt: &[u8], map: MapDevice<'_>) -> Result<(), IrqError> {
         match entry {
             Entry::Redistributors { base, len } => add(base, len as usize),
             Entry::Cpu { redistributor, .. } => add(redistributor, REDISTRIBUTOR_LEN),
-            Entry::Distributor { .. } => {}
+            Entry::Its { base } if base != 0 && base.is_multiple_of(0x1_0000) => {
+                its::found(PhysAddr(base), map(PhysAddr(base), its::LEN));
+            }
+            Entry::Distributor { .. } | Entry::Its { .. } => {}
         }
     }
     if RANGES[0].base.load(Ordering::Relaxed) == 0 {
@@ -340,6 +343,13 @@ pub fn enable_line(line: u32) -> Result<(), IrqError> {
         }
         _ => Err(IrqError::NotReady),
     }
+}
+
+/// A message that a device can interrupt this CPU with; `requester` is the
+/// device's identity on its bus (PCI: bus, device, function).
+pub fn allocate_msi(requester: u32, memory: DmaMemory<'_>) -> Result<Msi, IrqError> {
+    let redistributor = percpu::this().redistributor.load(Ordering::Relaxed);
+    its::allocate(requester, redistributor, memory)
 }
 
 /// Sends a message to one CPU. What was stored before is visible to its

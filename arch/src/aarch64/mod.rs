@@ -23,6 +23,7 @@ pub mod console;
 pub mod context;
 pub mod cpu;
 pub mod irq;
+mod its;
 pub mod paging;
 mod percpu;
 pub mod port;

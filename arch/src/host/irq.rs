@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
+pub use crate::platform::{DmaMemory, IrqError, Msi};
 use crate::trap::Ipi;
 
 static SENT: AtomicU64 = AtomicU64::new(0);
@@ -37,6 +37,11 @@ pub fn sent() -> u64 {
 /// Lets a device line interrupt this CPU.
 pub fn enable_line(line: u32) -> Result<(), IrqError> {
     Err(IrqError::NoLine(line))
+}
+
+/// A message-signalled interrupt for a device: none on the host.
+pub fn allocate_msi(_requester: u32, _memory: DmaMemory<'_>) -> Result<Msi, IrqError> {
+    Err(IrqError::NoVector)
 }
 
 /// The controller's name, for reports.

@@ -2,14 +2,14 @@
 //! the kernel's hook.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use x86_64::instructions::port::Port;
 
 use super::pure::madt::{Madt, Nmi};
 use super::{cpu, ioapic, lapic, percpu, time, vector};
-pub use crate::platform::IrqError;
 use crate::platform::MapDevice;
+pub use crate::platform::{DmaMemory, IrqError, Msi};
 use crate::trap::{Ipi, Irq, TrapFrame, hooks};
 
 struct Slot(UnsafeCell<Option<Madt>>);
@@ -120,6 +120,30 @@ pub fn enable_line(line: u32) -> Result<(), IrqError> {
     }
 }
 
+/// A message that a device can interrupt this CPU with. `requester` says
+/// which device; it makes no difference here.
+///
+/// Intel SDM 3A, 11.11: the address names the APIC, the data the vector;
+/// fixed delivery, edge.
+pub fn allocate_msi(_requester: u32, _memory: DmaMemory<'_>) -> Result<Msi, IrqError> {
+    static NEXT: AtomicU8 = AtomicU8::new(vector::LINES_END);
+    let id = cpu::hardware_id() as u32;
+    // Beyond 255 a message needs interrupt remapping.
+    if !lapic::ready() || id > 0xff {
+        return Err(IrqError::NotReady);
+    }
+    let vector = NEXT
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            (next < vector::MSI_END).then_some(next + 1)
+        })
+        .map_err(|_| IrqError::NoVector)?;
+    Ok(Msi {
+        line: u32::from(vector - vector::LINES),
+        address: 0xfee0_0000 | u64::from(id) << 12,
+        data: u32::from(vector),
+    })
+}
+
 /// Where an ISA interrupt arrives: its line for [`enable_line`].
 pub fn isa_line(irq: u8) -> u32 {
     madt().map_or(u32::from(irq), |m| m.isa_gsi(irq))
@@ -149,7 +173,7 @@ pub(super) fn dispatch(vector: u8, frame: &TrapFrame) {
             log::warn!("local APIC: errors={errors:#x}");
             return;
         }
-        vector::LINES..vector::LINES_END => {
+        vector::LINES..vector::MSI_END => {
             lapic::eoi();
             Irq::Line(u32::from(vector - vector::LINES))
         }

@@ -108,6 +108,8 @@ pub(crate) struct Hints {
     pub large_orphan: Option<u32>,
     /// Large frees leave all but a little for later, as orphans.
     pub stepwise: bool,
+    /// Inodes in which operations have parked pinned blocks, not yet taken.
+    pub parked: Vec<u32>,
     /// Where the last large allocation ended.
     pub last_group: u32,
     /// The blocks of some groups that are the file system's own, as bits.

@@ -51,6 +51,11 @@ pub fn crc32c(crc: u32, data: &[u8]) -> u32 {
     if let Some(machine) = MACHINE.get() {
         return machine(crc, data);
     }
+    crc32c_by_tables(crc, data)
+}
+
+/// [`crc32c`] without the machine's instructions.
+pub fn crc32c_by_tables(crc: u32, data: &[u8]) -> u32 {
     // The crate takes the initial value unreflected.
     let mut digest = CRC32C.digest_with_initial(crc.reverse_bits());
     digest.update(data);

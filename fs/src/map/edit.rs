@@ -67,6 +67,20 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// Takes blocks `from..to` of the file away and leaves them allocated.
+    pub(crate) fn map_take(&mut self, inode: &mut Inode, from: u64, to: u64) -> Result<()> {
+        let mut taken = Vec::new();
+        if inode.has(InodeFlags::EXTENTS) {
+            self.extent_remove(inode, from, to, &mut taken)?;
+        } else {
+            self.indirect_remove(inode, from, to, &mut taken)?;
+        }
+        for (_, len) in taken {
+            self.sub_blocks(inode, u64::from(len))?;
+        }
+        Ok(())
+    }
+
     /// Makes unwritten blocks written.
     pub(crate) fn map_convert(&mut self, inode: &mut Inode, block: u32, len: u32) -> Result<()> {
         let end = u64::from(block).saturating_add(u64::from(len));

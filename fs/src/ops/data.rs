@@ -403,6 +403,7 @@ impl<P: Pmem> Ext4<P> {
                 if !lease.covers(ino, keep..u64::MAX) {
                     return Err(Error::NotLeased);
                 }
+                fs.park(&mut inode, keep, 1 << 32, lease)?;
                 if many {
                     // Too much for one transaction: the rest is on record.
                     fs.orphan_add(&mut inode);
@@ -563,6 +564,7 @@ impl<P: Pmem> Ext4<P> {
         if !lease.covers(Ino(inode.ino), first..last) {
             return Err(Error::NotLeased);
         }
+        self.park(inode, first, last, lease)?;
         self.map_remove(inode, first, last)
     }
 

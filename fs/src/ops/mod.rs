@@ -3,10 +3,12 @@
 
 mod atomic;
 mod attr;
+mod damage;
 mod data;
 pub(crate) mod durability;
 mod namespace;
 mod orphan;
+mod park;
 pub(crate) mod transaction;
 
 pub use data::Fallocate;

@@ -303,7 +303,7 @@ impl<P: Pmem> Ext4<P> {
         if left == 0 {
             match release {
                 Release::Now(lease) => {
-                    if !lease.covers(ino, 0..u64::MAX) {
+                    if !lease.covers(ino, 0..u64::MAX) || !lease.pinned(ino).is_empty() {
                         return Err(Error::NotLeased);
                     }
                     if !self.is_large(inode) {

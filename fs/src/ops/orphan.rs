@@ -75,6 +75,10 @@ impl<P: Pmem> Ext4<P> {
         if !lease.covers(ino, 0..u64::MAX) {
             return Err(Error::NotLeased);
         }
+        if !lease.pinned(ino).is_empty() {
+            // It is an orphan already: it stays one.
+            return Err(Error::Busy);
+        }
         if self.is_large(&inode) {
             self.shed(ino.0, 0)?;
         }

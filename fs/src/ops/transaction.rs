@@ -52,6 +52,7 @@ impl<P: Pmem> Ext4<P> {
     fn attempt<T>(&mut self, f: &mut impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.vol;
         self.alloc.large_orphan = None;
+        let parked = self.alloc.parked.len();
         let began_idle = self.store.is_idle();
         self.clock = Some((self.options.now)());
         self.store.begin();
@@ -69,6 +70,7 @@ impl<P: Pmem> Ext4<P> {
                     self.names.clear();
                 }
                 self.vol = before;
+                self.alloc.parked.truncate(parked);
             }
         }
         self.clock = None;

@@ -11,6 +11,8 @@
 //! | [`cxl`] | CXL memory devices |
 //! | [`fs`] | files, directories, links |
 //! | [`map`] | files in the address space |
+//! | [`dma`] | files' memory for devices: pins and leases |
+//! | [`block`] | disks, and transfers between them and files |
 //! | [`mount`](mod@mount) | file systems in the tree |
 //! | [`thread`] | threads, sleeping, parking |
 //! | [`time`] | how long, and what time it is |
@@ -23,7 +25,9 @@
 //! `kernel/apps/hello` is a whole application in some thirty lines, and
 //! `docs/src/apps.md` says how to write one.
 
+pub mod block;
 pub mod cxl;
+pub mod dma;
 pub mod fs;
 pub mod io;
 pub mod map;

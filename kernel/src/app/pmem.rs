@@ -7,9 +7,11 @@
 //! ```
 
 pub use crate::dax::Density;
+pub use crate::dax::device::{DaxDevice, devices as dax_devices, open as open_dax};
 pub use crate::dax::{Stat as DaxStat, owner_name, stat as dax_stat};
 pub use crate::memmap::{FolioInfo, Pgmap, PinInfo, all as pgmaps, pins};
 pub use crate::pmem::describe;
+pub use crate::pmem::failure::lost;
 pub use crate::pmem::lifecycle::{attach, detached};
 pub use crate::pmem::{Dimm, Inventory, Namespace, Region, inventory, namespaces};
 pub use quire_arch::PageSize;

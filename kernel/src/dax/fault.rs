@@ -199,6 +199,28 @@ impl Inner {
             }
             let at = block & !(size.pages() - 1);
             let pa = folio.phys() + ((at - entered.first) << 12);
+            if map.has_poison() {
+                let page = pa.as_u64() >> 12;
+                match map.first_poisoned(page..page + size.pages()) {
+                    None => {}
+                    // R41: what is lost is this page; around it go small
+                    // leaves.
+                    Some(page) if size == PageSize::Size4K => {
+                        if core::mem::take(&mut entered.counted) {
+                            map.unmap_leaves(folio, 1);
+                            map.put(folio, 1);
+                        }
+                        return Err(Error::Poisoned {
+                            addr: page << 12,
+                            len: 4096,
+                        });
+                    }
+                    Some(_) => {
+                        fall_back(Fallback::Poison);
+                        continue;
+                    }
+                }
+            }
             if write {
                 self.file.mark_dirty(entered, at..at + size.pages(), true);
             }

@@ -167,10 +167,14 @@ struct Remembered {
 /// Files by owner, so that a folio's owner can be named.
 static OWNERS: SpinLock<(u32, BTreeMap<u32, Weak<File>>)> = SpinLock::new((1, BTreeMap::new()));
 
+/// The file that owns a folio.
+pub(super) fn file_of(owner: OwnerId) -> Option<Arc<File>> {
+    OWNERS.lock().1.get(&owner.0.get())?.upgrade()
+}
+
 /// Who owns a folio, in words.
 pub fn owner_name(owner: OwnerId) -> Option<String> {
-    let file = OWNERS.lock().1.get(&owner.0.get())?.upgrade()?;
-    Some(file.extents.describe())
+    Some(file_of(owner)?.extents.describe())
 }
 
 /// Blocks of 4 KiB that hold `bytes`.

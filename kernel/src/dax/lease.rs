@@ -7,18 +7,24 @@
 //! holds a pin by lease is asked to give it up; for others the breaker waits
 //! as long as it was told, and then names them.
 //!
+//! Or it does not wait at all ([`Wait::Park`]): the lease then names what is
+//! pinned, the file system takes those blocks from the file without freeing
+//! them, and they become [`Parked`] until the last pin is gone (gap 13). A
+//! folio that sticks out of the range can't be parked in part: it is waited
+//! for.
+//!
 //! Only what the lease covers is broken: entries that stick out are split, and
 //! what survives keeps its dirty marks. Dirty bytes inside are remembered by the
 //! lease: if the file system has not freed them when it ends, they are written
 //! back then (gap 1); if it has, nobody waits for their lines.
 
 use super::entry::{DirtyRun, Entries, Run, push_dirty};
-use super::file::{ExtentKind, File, blocks_of};
+use super::file::{Device, ExtentKind, File, blocks_of};
 use super::range::RangeGuard;
 use super::stat::add;
 use super::tree::Slot;
 use crate::error::{Error, Result};
-use crate::memmap;
+use crate::memmap::{self, FolioId};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -34,6 +40,10 @@ pub struct Lease {
     blocks: Range<u64>,
     /// What was dirty in it.
     dirty: Vec<DirtyRun>,
+    /// Entries in it that are pinned still: first block and folio, by block.
+    held: Vec<(u64, FolioId)>,
+    /// Their blocks.
+    pinned: Vec<Range<u64>>,
 }
 
 impl Lease {
@@ -41,17 +51,103 @@ impl Lease {
     pub fn blocks(&self) -> Range<u64> {
         self.blocks.clone()
     }
+
+    /// Takes what is pinned out of the file: the file system has parked those
+    /// blocks. Without this call they stay the file's.
+    pub fn park(&mut self) -> Option<Parked> {
+        self.pinned.clear();
+        let held = core::mem::take(&mut self.held);
+        if held.is_empty() {
+            return None;
+        }
+        let mut folios = Vec::with_capacity(held.len());
+        for (first, folio) in held {
+            self.file.entries().remove(first);
+            folios.push(folio);
+        }
+        add::parked(folios.iter().map(|folio| folio.size.pages()).sum());
+        Some(Parked {
+            device: self.file.device.clone(),
+            folios,
+        })
+    }
+}
+
+/// Folios that are in no file any more, but that somebody has pinned. They keep
+/// their association, so that nobody else's file can claim them.
+pub struct Parked {
+    device: Arc<Device>,
+    folios: Vec<FolioId>,
+}
+
+impl Parked {
+    /// The folios.
+    pub fn folios(&self) -> &[FolioId] {
+        &self.folios
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.folios.iter().map(|folio| folio.size.bytes()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.folios.is_empty()
+    }
+
+    /// Who holds them, for messages.
+    pub fn holders(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for folio in &self.folios {
+            if self.device.pgmap().counts(*folio).refs > 0 {
+                let holders = memmap::holders(self.device.pgmap(), *folio);
+                if !names.contains(&holders) {
+                    names.push(holders);
+                }
+            }
+        }
+        names.truncate(8);
+        names.join("; ")
+    }
+
+    /// Waits until nobody holds any; false when the time came first.
+    pub fn wait(&self, deadline_ns: Option<u64>) -> bool {
+        let map = self.device.pgmap();
+        self.folios
+            .iter()
+            .all(|folio| map.wait_idle(*folio, deadline_ns))
+    }
+
+    /// The last pin is gone: the folios are free. Fails, and nothing more is
+    /// done, if one is held still.
+    pub fn release(&mut self) -> Result<()> {
+        let map = self.device.pgmap();
+        while let Some(folio) = self.folios.last() {
+            map.disassociate(*folio)?;
+            self.folios.pop();
+        }
+        Ok(())
+    }
 }
 
 // SAFETY: a lease is made by `break_layout` alone, which has locked the range
 // (so that no fault, checked access or pin enters it until the lease is
 // dropped), taken all leaves away in every CPU, and seen every folio in it
-// without a reference and disassociated it.
+// without a reference and disassociated it, but those that `pinned` tells.
 unsafe impl LayoutLease for Lease {
     fn covers(&self, ino: Ino, blocks: Range<u64>) -> bool {
         ino == self.file.ino()
             && (blocks.is_empty()
                 || blocks.start >= self.blocks.start && blocks.end <= self.blocks.end)
+    }
+
+    fn pinned(&self, ino: Ino) -> &[Range<u64>] {
+        if ino == self.file.ino() {
+            &self.pinned
+        } else {
+            &[]
+        }
     }
 }
 
@@ -60,6 +156,10 @@ impl Drop for Lease {
         self.file.forget_extents();
         if !self.dirty.is_empty() {
             self.file.write_back_survivors(&self.dirty);
+        }
+        for (first, folio) in &self.held {
+            // Not parked: a device may have stored to it, or still does.
+            self.file.mark_blocks(*first..first + folio.size.pages());
         }
         self.file.locks.release(self.key);
     }
@@ -74,6 +174,9 @@ pub enum Wait {
     Until(u64),
     /// As long as it takes.
     Forever,
+    /// Not for what lies inside of the range wholly: the lease names that.
+    /// Until this time for a folio that sticks out.
+    Park(u64),
 }
 
 impl File {
@@ -88,7 +191,7 @@ impl File {
         let deadline = match wait {
             Wait::No => Some(0),
             Wait::Until(at) => Some(at),
-            Wait::Forever => None,
+            Wait::Forever | Wait::Park(_) => None,
         };
         let cover = || self.entries().cover(blocks.clone());
         let guard = loop {
@@ -102,15 +205,43 @@ impl File {
         };
         // Even if nothing maps the file now, pins may be there (R35).
         self.unmap_blocks(guard.range());
-        self.wait_unpinned(&guard, wait)?;
-        let dirty = self.remove_entries(blocks.clone())?;
+        let mut held = self.wait_unpinned(&guard, &blocks, wait)?;
+        held.sort_unstable_by_key(|(first, _)| *first);
+        let dirty = self.remove_entries(blocks.clone(), &held)?;
         add::leases(1);
         Ok(Lease {
             file: self.clone(),
             key: guard.keep(),
             blocks,
             dirty,
+            pinned: held
+                .iter()
+                .map(|(first, folio)| *first..first + folio.size.pages())
+                .collect(),
+            held,
         })
+    }
+
+    /// As [`break_layout`](Self::break_layout) without a limit, but given up
+    /// when `stop` says so; it is asked every few milliseconds. The error names
+    /// whom it waited for.
+    pub fn break_layout_unless(
+        self: &Arc<Self>,
+        blocks: Range<u64>,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<Lease> {
+        const STEP_NS: u64 = 5_000_000;
+        loop {
+            let until = crate::sched::now_ns() + STEP_NS;
+            match self.break_layout(blocks.clone(), Wait::Until(until)) {
+                Err(Error::Busy { by }) => {
+                    if stop() {
+                        return Err(Error::Busy { by });
+                    }
+                }
+                result => return result,
+            }
+        }
     }
 
     fn lock_range(
@@ -130,7 +261,14 @@ impl File {
         }
     }
 
-    fn wait_unpinned(&self, guard: &RangeGuard<'_, Entries>, wait: Wait) -> Result<()> {
+    /// Waits for pins as long as was said; those that are to be parked.
+    fn wait_unpinned(
+        &self,
+        guard: &RangeGuard<'_, Entries>,
+        blocks: &Range<u64>,
+        wait: Wait,
+    ) -> Result<Vec<(u64, FolioId)>> {
+        let mut held = Vec::new();
         let map = self.device.pgmap();
         let mut holders: Vec<String> = Vec::new();
         let runs = self.entries().runs(guard.range());
@@ -149,6 +287,15 @@ impl File {
                 Wait::No => map.counts(folio).is_idle(),
                 Wait::Until(at) => map.wait_idle(folio, Some(at)),
                 Wait::Forever => map.wait_idle(folio, None),
+                Wait::Park(_)
+                    if blocks.start <= block && block + folio.size.pages() <= blocks.end =>
+                {
+                    if map.counts(folio).refs > 0 {
+                        held.push((block, folio));
+                    }
+                    true
+                }
+                Wait::Park(until) => map.wait_idle(folio, Some(until)),
             };
             if !idle {
                 holders.push(format!(
@@ -158,16 +305,16 @@ impl File {
             }
         }
         if holders.is_empty() {
-            return Ok(());
+            return Ok(held);
         }
         add::leases_busy(1);
         holders.truncate(8);
         Err(Error::busy(holders.join("; ")))
     }
 
-    /// Removes the entries of `blocks`, those that stick out split first;
-    /// returns what was dirty.
-    fn remove_entries(&self, blocks: Range<u64>) -> Result<Vec<DirtyRun>> {
+    /// Removes the entries of `blocks` but those `held`, those that stick out
+    /// split first; returns what was dirty.
+    fn remove_entries(&self, blocks: Range<u64>, held: &[(u64, FolioId)]) -> Result<Vec<DirtyRun>> {
         let map = self.device.pgmap();
         let entries = self.entries();
         // Split until nothing sticks out. All is prepared before anything is
@@ -197,12 +344,19 @@ impl File {
         let mut dirty = Vec::new();
         entries.take_dirty(blocks.clone(), &mut dirty);
         for run in entries.runs(blocks.clone()) {
-            if let Err(error) = map.disassociate_run(run.folio, run.count) {
+            let is_held = |first| held.binary_search_by_key(&first, |(at, _)| *at).is_ok();
+            let gone = if held.is_empty() {
+                map.disassociate_run(run.folio, run.count)
+            } else {
+                let mut free = run.each().filter(|(first, _)| !is_held(*first));
+                free.try_for_each(|(_, folio)| map.disassociate(folio).map(drop))
+            };
+            if let Err(error) = gone {
                 let of = dirty.iter().map(|run| run.blocks.clone());
                 of.for_each(|blocks| self.mark_blocks(blocks));
                 return Err(error);
             }
-            for (first, _) in run.each() {
+            for (first, _) in run.each().filter(|(first, _)| !is_held(*first)) {
                 entries.remove(first);
             }
         }

@@ -11,6 +11,9 @@
 //! | `unmap`, `writeback` | leaves and marks taken away again |
 //! | [`mapping`] | mappings, checked access, pins |
 //! | `peer` | peer-to-peer memory in the address space |
+//! | [`failure`] | pages that are lost |
+//! | [`device`] | device-dax |
+//! | [`pin`] | pins of ranges, for devices |
 //! | [`lease`] | breaking layouts |
 //! | [`area`] | address space |
 //! | [`zero`] | the zero pages |
@@ -33,12 +36,15 @@
 
 pub mod area;
 mod density;
+pub mod device;
 pub mod entry;
+pub mod failure;
 mod fault;
 pub mod file;
 pub mod lease;
 pub mod mapping;
 mod peer;
+pub mod pin;
 pub mod range;
 mod resolve;
 mod rules;
@@ -53,7 +59,7 @@ pub use density::{Density, density};
 pub use entry::{Dirty, Entry};
 pub use fault::serve;
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};
-pub use lease::{Lease, Wait};
+pub use lease::{Lease, Parked, Wait};
 pub use mapping::{MapOptions, Mapping, Perms, map, map_with};
 pub use peer::PeerMapping;
 pub use rules::TESTS;

@@ -31,11 +31,13 @@ pub enum Fallback {
     Asked,
     /// A lease is out on other blocks of the same 2 MiB.
     Lease,
+    /// A page in the range is lost.
+    Poison,
 }
 
 impl Fallback {
     /// All reasons, in order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Colour,
         Self::Mapping,
         Self::EndOfFile,
@@ -48,6 +50,7 @@ impl Fallback {
         Self::Memory,
         Self::Asked,
         Self::Lease,
+        Self::Poison,
     ];
 
     /// Name in listings.
@@ -65,6 +68,7 @@ impl Fallback {
             Self::Memory => "memory",
             Self::Asked => "asked",
             Self::Lease => "lease",
+            Self::Poison => "poison",
         }
     }
 }
@@ -156,6 +160,8 @@ counters! {
     leases,
     /// Leases refused or given up because of pins.
     leases_busy,
+    /// Blocks parked, because they were pinned when they left their file.
+    parked,
     /// Folios split.
     splits,
     /// Idle small entries that gave way to a large one.

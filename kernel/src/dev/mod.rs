@@ -1,6 +1,10 @@
-//! Devices: interrupts, PCI and what sits on it.
+//! Devices: interrupts, PCI and what sits on it, memory for transfers.
 
+pub mod block;
+pub mod dma;
 pub mod irq;
+mod msix;
 pub mod nvme;
 pub mod pci;
 mod pci_names;
+mod virtio_blk;

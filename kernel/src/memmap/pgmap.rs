@@ -501,8 +501,11 @@ impl Pgmap {
         for size in larger {
             let first = page & !(size.pages() - 1);
             let any = (0..512).any(|nth| {
-                self.record(first + nth * below.pages(), below)
-                    .is_some_and(|r| r.poison() != 0)
+                // A record may begin before the range does.
+                let at = first + nth * below.pages();
+                let inside = at.max(self.range.start);
+                inside < at + below.pages()
+                    && self.record(inside, below).is_some_and(|r| r.poison() != 0)
             });
             let record = self.record_mut(page, size)?;
             if any {

@@ -1,6 +1,7 @@
 //! What listings say about persistent memory, as ordered keys and values that
 //! print as JSON. Keys are `ndctl list`'s where it has them.
 
+use super::badblocks;
 use super::identity::Mode;
 use super::label::Slot;
 use super::layout::Layout;
@@ -246,6 +247,18 @@ pub fn namespace(namespace: &Namespace) -> Object {
     if let Some(reason) = namespace.read_only_reason() {
         object.0.push(("readonly".into(), Value::Flag(true)));
         object = object.text("readonly_reason", reason);
+    }
+    let bad = namespace.bad_blocks();
+    let sectors = bad.sectors();
+    if sectors > 0 {
+        // As with `ndctl list --media-errors`: in sectors of 512 bytes.
+        object = object.number("badblock_count", sectors);
+        let list = bad.list().into_iter().map(|range| {
+            Object::default()
+                .number("offset", range.start / badblocks::SECTOR)
+                .number("length", (range.end - range.start) / badblocks::SECTOR)
+        });
+        object.0.push(("badblocks", Value::List(list.collect())));
     }
     if let Some(problem) = &identity.problem {
         object = object.text("problem", &**problem);

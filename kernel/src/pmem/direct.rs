@@ -88,6 +88,7 @@ pub fn start() {
     sources.extend(cxl.iter().map(|cxl| cxl as &dyn Source));
     sources.push(&NvmeSource);
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
+    super::failure::start();
     super::init(&sources, &ThisMachine, &reach);
     super::cxl::service::attached();
 }

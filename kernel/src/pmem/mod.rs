@@ -12,17 +12,21 @@
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`lifecycle`] | detaching and attaching at run time |
+//! | [`badblocks`] | bytes that are lost |
+//! | [`failure`] | machine checks and their like |
 //! | [`describe`] | listings, with `ndctl`'s keys |
 //! | [`doctor`] | what is the matter, with evidence |
 //!
 //! Rules: nothing is written unless a claim for writing was given; a range that
 //! overlaps anything is not used; names don't depend on the order of tables.
 
+pub mod badblocks;
 pub mod btt;
 pub mod cxl;
 pub mod describe;
 mod direct;
 pub mod doctor;
+pub mod failure;
 pub mod firmware;
 pub mod identity;
 pub mod info;
@@ -34,6 +38,7 @@ pub mod nfit;
 pub mod provision;
 pub mod region;
 pub mod source;
+pub mod trial;
 
 #[cfg(test)]
 pub(crate) mod fixture;

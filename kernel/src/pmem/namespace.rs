@@ -12,6 +12,7 @@
 //! Lock order: the registry, then a namespace's claim; nothing is called under
 //! either but the page table's changes.
 
+use super::badblocks::{self, BadBlocks};
 use super::identity::{Identity, Mode};
 use super::region::{PersistenceDomain, Region};
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
-use quire_arch::{PhysAddr, VirtAddr, cache};
+use quire_arch::{PageSize, PhysAddr, VirtAddr, cache};
 use quire_fs::{MediaError, Pmem};
 
 /// How the memory of a region is reached. The kernel's own is
@@ -67,6 +68,7 @@ pub struct Namespace {
     hints: Vec<VirtAddr>,
     reach: Arc<dyn Reach>,
     user: SpinLock<Option<String>>,
+    bad: badblocks::List,
 }
 
 impl Namespace {
@@ -131,6 +133,7 @@ impl Namespace {
             hints,
             reach,
             user: SpinLock::new(None),
+            bad: badblocks::List::default(),
         }))
     }
 
@@ -167,6 +170,25 @@ impl Namespace {
     /// First byte.
     pub fn phys(&self) -> PhysAddr {
         PhysAddr(self.region.range.start)
+    }
+
+    /// What mappings of a device-dax namespace are multiples of.
+    pub fn dax_align(&self) -> PageSize {
+        let align = match self.identity.mode {
+            Mode::DevDax(info) => u64::from(info.align),
+            _ => 0,
+        };
+        let sizes = PageSize::LARGEST_FIRST.into_iter();
+        let fits = |size: &PageSize| size.bytes() <= align;
+        sizes.filter(fits).max().unwrap_or(PageSize::Size4K)
+    }
+
+    /// Bytes of it that are lost.
+    pub fn bad_blocks(&self) -> BadBlocks<'_> {
+        BadBlocks {
+            list: &self.bad,
+            map: &self.map,
+        }
     }
 
     /// Why it can't be written, if it can't.
@@ -295,6 +317,7 @@ impl Namespace {
 
     /// Enters it in the list.
     pub(super) fn list(self: &Arc<Self>) {
+        super::failure::watch(&self.region.range);
         let mut all = ALL.lock();
         let at = all.partition_point(|other| other.base < self.base);
         all.insert(at, self.clone());
@@ -456,6 +479,21 @@ impl KernelPmem {
         }
     }
 
+    /// Makes a store; bad pages that it covers wholly are good afterwards, and
+    /// one that it covers in part is an error (R41).
+    #[inline]
+    fn storing(&self, off: u64, len: u64, store: impl FnOnce()) -> Result<(), MediaError> {
+        if !self.namespace().pgmap().has_poison() {
+            store();
+            return Ok(());
+        }
+        let bad = self.namespace().bad_blocks();
+        let pages = bad.storing(off, len)?;
+        store();
+        bad.stored(pages);
+        Ok(())
+    }
+
     fn needs_write_back(&self) -> bool {
         self.namespace().region.persistence_domain != PersistenceDomain::CpuCache
     }
@@ -482,25 +520,28 @@ impl Pmem for KernelPmem {
 
     fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
         let to = self.writable_at(off, data.len() as u64)?;
-        // SAFETY: as in `read`; the claim makes the memory writable, and the
-        // caller sees to it that nobody else writes these bytes.
-        unsafe { cache::copy(to, data.as_ptr(), data.len()) };
-        Ok(())
+        self.storing(off, data.len() as u64, || {
+            // SAFETY: as in `read`; the claim makes the memory writable, and
+            // the caller sees to it that nobody else writes these bytes.
+            unsafe { cache::copy(to, data.as_ptr(), data.len()) };
+        })
     }
 
     fn write_nt(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
         let to = self.writable_at(off, data.len() as u64)?;
-        // SAFETY: as in `write`.
-        unsafe { cache::copy_nt(to, data.as_ptr(), data.len()) };
-        Ok(())
+        self.storing(off, data.len() as u64, || {
+            // SAFETY: as in `write`.
+            unsafe { cache::copy_nt(to, data.as_ptr(), data.len()) };
+        })
     }
 
     fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> {
         let to = self.writable_at(off, len)?;
-        // `at` has shown that it lies in memory, so it fits a usize.
-        // SAFETY: as in `write`.
-        unsafe { cache::zero_nt(to, len as usize) };
-        Ok(())
+        self.storing(off, len, || {
+            // `at` has shown that it lies in memory, so it fits a usize.
+            // SAFETY: as in `write`.
+            unsafe { cache::zero_nt(to, len as usize) };
+        })
     }
 
     fn write_back(&self, off: u64, len: u64) {

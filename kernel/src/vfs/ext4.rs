@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,13 +18,14 @@ use quire_fs::{
 
 use crate::dax;
 use crate::error::{Error, Result};
-use crate::memmap::Pgmap;
+use crate::memmap::{self, Pgmap};
 
 use super::attributes::Attributes;
 use super::data::Stamps;
 use super::file::Node;
 use super::inode::Inode;
 use super::lease::{Lease, MappedFiles};
+use super::park::{Lots, ParkedInfo};
 use super::{
     Allocate, FileKind, FileSystem, Ino, Metadata, NewKind, NewNode, RawEntry, RwLock,
     SetAttributes, StatFs, Time, WriteAt, XattrMode,
@@ -100,6 +101,7 @@ pub(super) struct Shared {
     /// Changes so far, and how many of them the last `sync` has found.
     changes: AtomicU64,
     synced: AtomicU64,
+    pub(super) lots: Arc<Lots>,
 }
 
 /// A mounted ext4.
@@ -151,6 +153,9 @@ fn named(name: &[u8]) -> impl Fn(FsError) -> Error + '_ {
     }
 }
 
+/// How long an unmounting waits for blocks whose last pin is gone.
+const SETTLE_NS: u64 = 10_000_000_000;
+
 /// What DAX calls a block.
 pub(super) const DAX_BLOCK: u64 = 4096;
 
@@ -166,7 +171,7 @@ impl Shared {
         }
     }
 
-    fn write<T>(&self, f: impl FnOnce(&mut Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
+    pub(super) fn write<T>(&self, f: impl FnOnce(&mut Ext4<SharedPmem>) -> Result<T>) -> Result<T> {
         match &mut *self.fs.write() {
             Some(fs) => f(fs),
             None => Err(unmounted()),
@@ -243,10 +248,109 @@ impl Shared {
     pub(super) fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
         self.files.lease(ino, blocks)
     }
+
+    /// Runs a call that takes blocks from a file, whose size is `size` then.
+    /// What of them is pinned doesn't keep it waiting: it is parked.
+    fn free_blocks(
+        self: &Arc<Self>,
+        inode: &Inode,
+        blocks: Range<u64>,
+        size: u64,
+        call: impl FnOnce(&mut Ext4<SharedPmem>, &dyn LayoutLease) -> Result<()>,
+    ) -> Result<()> {
+        let ino = number(inode.ino())?;
+        let mut lease = self.layout_lease(ino, blocks)?;
+        let orphans = self.change_content(inode, |fs| {
+            call(fs, lease.as_layout())?;
+            Ok((fs.take_parked(), size))
+        })?;
+        if let Some(folios) = lease.park() {
+            drop(lease);
+            self.parked(ino, orphans, folios);
+        }
+        Ok(())
+    }
+
+    /// No change any more: says so once.
+    fn give_up(&self, why: &str) {
+        let was_writable = self.change(&[], |fs| {
+            let was = fs.is_writable();
+            fs.give_up();
+            Ok(was)
+        });
+        if matches!(was_writable, Ok(true)) {
+            log::error!(
+                "{}: {why}: read-only from now on; unmount it and run e2fsck",
+                self.device_name
+            );
+        }
+    }
+
+    /// The result of a call that reads metadata only: lost memory there is
+    /// the file system's own.
+    fn noticed<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(Error::Poisoned { .. }) = &result {
+            self.give_up("memory under its own structures is lost");
+        }
+        result
+    }
+
+    /// The descriptors of its memory.
+    pub(super) fn pgmap(&self) -> Option<Arc<Pgmap>> {
+        Some(self.device.as_ref()?.pgmap().clone())
+    }
 }
 
 fn unmounted() -> Error {
     Error::not_found("the file system (it was unmounted)")
+}
+
+/// The file system as the one that uses the memory.
+struct Holder(Weak<Shared>);
+
+impl memmap::Holder for Holder {
+    fn removal(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.give_up("its memory is being removed");
+        }
+    }
+
+    /// R39: files' pages leave their mappings; a loss of the file system's own
+    /// makes the mount read-only.
+    fn failure(&self, offset: u64, len: u64) -> Result<()> {
+        let Some(shared) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let Some(map) = shared.pgmap() else {
+            return Ok(());
+        };
+        for at in (offset..offset.saturating_add(len)).step_by(DAX_BLOCK as usize) {
+            let page = map.pages().start + at / DAX_BLOCK;
+            if let Some((ino, block)) = dax::failure::memory_failure(&map, page) {
+                log::error!(
+                    "{}: inode {ino}: 4096 bytes at {:#x} are lost",
+                    shared.device_name,
+                    block * DAX_BLOCK
+                );
+                continue;
+            }
+            let own = shared.read(|fs| {
+                let block_size = u64::from(fs.block_size());
+                let blocks = at / block_size..(at + DAX_BLOCK).div_ceil(block_size);
+                for block in blocks {
+                    // What can't be told counts as its own.
+                    if fs.is_own(quire_fs::FsBlock(block)).unwrap_or(true) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })?;
+            if own {
+                shared.give_up("memory under its own structures is lost");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A lease for calls that free nothing.
@@ -268,13 +372,9 @@ impl Ext4Fs {
         pgmap: Option<Arc<Pgmap>>,
         writable: bool,
     ) -> Result<Box<dyn FileSystem>> {
-        use quire_arch::checksum;
-        if checksum::has_crc32c() && !quire_fs::disk::checksum::use_crc32c(checksum::crc32c) {
-            log::error!("ext4: this CPU's crc32c is wrong; it is computed by tables");
-        }
         let device_memory = pgmap.map(|pgmap| dax::Device::new(pgmap, pmem.clone()));
         let fs = Ext4::mount(pmem.clone(), MountOptions { writable, now })?;
-        Ok(Box::new(Ext4Fs(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             block_shift: fs.block_size().trailing_zeros(),
             fs: RwLock::new(Some(fs)),
             device_name: String::from(device),
@@ -287,7 +387,12 @@ impl Ext4Fs {
             // What the mount itself has changed counts.
             changes: AtomicU64::new(1),
             synced: AtomicU64::new(0),
-        }))))
+            lots: Arc::default(),
+        });
+        if let Some(map) = shared.pgmap() {
+            map.set_holder(Some(Arc::new(Holder(Arc::downgrade(&shared)))))?;
+        }
+        Ok(Box::new(Ext4Fs(shared)))
     }
 }
 
@@ -301,8 +406,11 @@ impl FileSystem for Ext4Fs {
     }
 
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        self.0
-            .read(|fs| Ok(fs.lookup(number(dir)?, name).map_err(named(name))?.0.into()))
+        let found = |fs: &Ext4<SharedPmem>| {
+            let ino = fs.lookup(number(dir)?, name).map_err(named(name))?;
+            Ok(ino.0.into())
+        };
+        self.0.noticed(self.0.read(found))
     }
 
     fn metadata(&self, ino: Ino) -> Result<Metadata> {
@@ -339,7 +447,7 @@ impl FileSystem for Ext4Fs {
     }
 
     fn read_dir(&self, dir: Ino, from: u64, each: &mut dyn FnMut(RawEntry) -> bool) -> Result<()> {
-        self.0.read(|fs| {
+        let result = self.0.read(|fs| {
             fs.readdir(number(dir)?, from, &mut |entry| {
                 if matches!(entry.name, b"." | b"..") {
                     return true;
@@ -352,7 +460,8 @@ impl FileSystem for Ext4Fs {
                 })
             })?;
             Ok(())
-        })
+        });
+        self.0.noticed(result)
     }
 
     fn read_at(&self, inode: &Inode, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -507,11 +616,9 @@ impl FileSystem for Ext4Fs {
                 Ok(((), size))
             });
         }
-        let first = size.div_ceil(1 << self.0.block_shift);
-        let lease = self.0.layout_lease(ino, first..u64::MAX)?;
-        self.0.change_content(inode, |fs| {
-            fs.truncate(ino, size, lease.as_layout())?;
-            Ok(((), size))
+        let gone = size.div_ceil(1 << self.0.block_shift)..u64::MAX;
+        self.0.free_blocks(inode, gone, size, |fs, lease| {
+            Ok(fs.truncate(ino, size, lease)?)
         })
     }
 
@@ -526,11 +633,9 @@ impl FileSystem for Ext4Fs {
             Allocate::Punch => {
                 let shift = self.0.block_shift;
                 let (first, last) = (offset.div_ceil(1 << shift), end >> shift);
-                let lease = self.0.layout_lease(ino, first..last.max(first))?;
-                let lease = lease.as_layout();
-                return self.0.change_content(inode, |fs| {
-                    fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?;
-                    Ok(((), size))
+                let gone = first..last.max(first);
+                return self.0.free_blocks(inode, gone, size, |fs, lease| {
+                    Ok(fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?)
                 });
             }
         };
@@ -650,7 +755,16 @@ impl FileSystem for Ext4Fs {
         self.0.commit()
     }
 
+    fn parked(&self) -> Vec<ParkedInfo> {
+        self.0.lots.list()
+    }
+
     fn unmount(&self) -> Result<()> {
+        // Files that are pinned are open: what is parked goes in a moment.
+        self.0.lots.settle(crate::sched::now_ns() + SETTLE_NS)?;
+        if let Some(map) = self.0.pgmap() {
+            map.set_holder(None)?;
+        }
         self.0.write_stamps()?;
         match self.0.fs.write().take() {
             Some(fs) if fs.is_writable() => fs.unmount().map(|_| ()).map_err(Error::from),

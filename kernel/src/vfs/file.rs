@@ -355,6 +355,12 @@ impl File {
         }
     }
 
+    /// Whether it was opened for reading, or for writing too.
+    pub(crate) fn check_access(&self, write: bool) -> Result<()> {
+        self.check_read()?;
+        if write { self.check_write() } else { Ok(()) }
+    }
+
     fn check_write(&self) -> Result<()> {
         if self.write {
             Ok(())

@@ -28,6 +28,10 @@ use super::{Mutex, ext4::Shared};
 
 type Table = BTreeMap<u32, Weak<dax::File>>;
 
+/// How long a call waits for pins of a folio of which it takes only a part: as
+/// long as a transfer to the slowest of devices; then it says for whom.
+const PATIENCE_NS: u64 = 30_000_000_000;
+
 /// The inodes of one file system that DAX has.
 #[derive(Default)]
 pub(super) struct MappedFiles(Mutex<Table>);
@@ -131,7 +135,8 @@ impl MappedFiles {
                     let file = file.upgrade();
                     drop(table);
                     if let Some(file) = file {
-                        let lease = file.break_layout(blocks, dax::Wait::Forever)?;
+                        let until = sched::now_ns() + PATIENCE_NS;
+                        let lease = file.break_layout(blocks, dax::Wait::Park(until))?;
                         return Ok(Lease::Broken(lease));
                     }
                 }
@@ -166,6 +171,15 @@ pub(super) enum Lease<'a> {
 }
 
 impl Lease<'_> {
+    /// Takes what is pinned out of the file, now that the file system has
+    /// parked its blocks.
+    pub fn park(&mut self) -> Option<dax::Parked> {
+        match self {
+            Lease::Unmapped(_) => None,
+            Lease::Broken(lease) => lease.park(),
+        }
+    }
+
     /// What the file system asks for.
     pub fn as_layout(&self) -> &dyn LayoutLease {
         match self {

@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 mod attributes;
 mod bytes;
 mod data;
+mod dax_rules;
 pub mod devices;
 pub mod ext4;
 mod extents;
@@ -38,9 +39,11 @@ pub mod file;
 pub mod inode;
 mod lease;
 mod names;
+mod park;
 pub mod ramfs;
 mod ranges;
 mod slots;
+pub mod stress;
 pub mod tree;
 mod walk;
 
@@ -50,11 +53,13 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use dax_rules::TESTS as DAX_TESTS;
 pub use rules::TESTS;
 
 pub use devices::{DeviceInfo, Devices, MemDevices, Namespaces, NoDevices};
 pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};
 pub use inode::Inode;
+pub use park::ParkedInfo;
 pub use tree::{MountInfo, Vfs};
 
 pub(crate) use crate::sync::{BrLock, Mutex, RwLock};
@@ -448,6 +453,10 @@ pub trait FileSystem: Send + Sync {
     fn commit(&self, only_old: bool) -> Result<()> {
         let _ = only_old;
         Ok(())
+    }
+    /// Blocks that left their files while they were pinned.
+    fn parked(&self) -> Vec<ParkedInfo> {
+        Vec::new()
     }
     /// Ends its use: everything durable and marked clean.
     fn unmount(&self) -> Result<()>;

@@ -331,6 +331,19 @@ impl Vfs {
         table.mounts.iter().map(info).collect()
     }
 
+    /// Blocks that left their files while they were pinned, with the device
+    /// that they are on.
+    pub fn parked(&self) -> Vec<(String, super::ParkedInfo)> {
+        let mounts = self.table.read().mounts.clone();
+        let of = |mount: &Arc<Mount>| {
+            let device = mount.device.clone();
+            let lots = mount.fs.parked().into_iter();
+            lots.map(move |lot| (device.clone(), lot))
+                .collect::<Vec<_>>()
+        };
+        mounts.iter().flat_map(of).collect()
+    }
+
     /// Makes everything durable; gives the first error.
     pub fn sync(&self) -> Result<()> {
         let mounts = self.table.read().mounts.clone();

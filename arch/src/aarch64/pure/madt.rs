@@ -2,7 +2,8 @@
 //!
 //! Pure logic over bytes that firmware wrote: nothing here panics, indexes
 //! unchecked or loops without bound. Spec: ACPI 6.5, section 5.2.12, "Multiple
-//! APIC Description Table"; structures GICC (0x0b), GICD (0x0c), GICR (0x0e).
+//! APIC Description Table"; structures GICC (0x0b), GICD (0x0c), GICR (0x0e),
+//! GIC ITS (0x0f).
 
 use crate::acpi::{read_u32, read_u64};
 
@@ -25,6 +26,11 @@ pub enum Entry {
         base: u64,
         /// Length in bytes.
         len: u32,
+    },
+    /// An interrupt translation service.
+    Its {
+        /// Physical address of its first frame.
+        base: u64,
     },
     /// A CPU's interface.
     Cpu {
@@ -101,6 +107,9 @@ fn decode(kind: u8, entry: &[u8]) -> Option<Entry> {
             base: read_u64(entry, 4)?,
             len: read_u32(entry, 12)?,
         }),
+        0x0f => Some(Entry::Its {
+            base: read_u64(entry, 8)?,
+        }),
         _ => None,
     }
 }
@@ -138,7 +147,7 @@ mod tests {
             entry(0x0c, 24, &[(8, 0x0800_0000, 8), (20, 3, 1)]),
             entry(0x0b, 80, &[(4, 1, 4), (12, 1, 4), (68, 0x101, 8)]),
             entry(0x0e, 16, &[(4, 0x080a_0000, 8), (12, 0xf6_0000, 4)]),
-            entry(0x0f, 20, &[]),
+            entry(0x0f, 20, &[(8, 0x0808_0000, 8)]),
         ]);
         let got: Vec<Entry> = Entries::new(&madt).collect();
         assert_eq!(
@@ -159,6 +168,7 @@ mod tests {
                     base: 0x080a_0000,
                     len: 0xf6_0000
                 },
+                Entry::Its { base: 0x0808_0000 },
             ]
         );
     }

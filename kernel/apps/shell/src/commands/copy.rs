@@ -8,10 +8,10 @@ use quire::error::Error;
 use quire::vfs::{FileKind, Metadata, Node, OpenOptions, SeekFrom, SetAttributes, XattrMode};
 
 use super::Entry;
-use super::content::{CHUNK, each_chunk, open};
+use super::content::{each_chunk, open};
 use super::list::{Visit, sorted, walk};
 use crate::env::{Context, Failure, Outcome, What, base_name, join, shown, usage};
-use crate::options::{flag, size};
+use crate::options::flag;
 
 pub(super) const COMMANDS: &[Entry] = &[
     Entry {
@@ -52,15 +52,6 @@ pub(super) const COMMANDS: &[Entry] = &[
         ]),
         machine: false,
         run: rm,
-    },
-    Entry {
-        name: "dd",
-        area: "files",
-        usage: "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N] [seek=N] [conv=notrunc,fsync]",
-        help: "copy blocks; if=/dev/zero, of=/dev/null and pipes work",
-        options: None,
-        machine: false,
-        run: dd,
     },
 ];
 
@@ -383,153 +374,5 @@ fn rm(ctx: &mut Context) -> Outcome {
         }
         ctx.attempt(outcome);
     }
-    Ok(())
-}
-
-/// What dd was told.
-struct Copy {
-    from: Option<Vec<u8>>,
-    to: Option<Vec<u8>>,
-    block: u64,
-    count: Option<u64>,
-    skip: u64,
-    seek: u64,
-    keep_length: bool,
-    sync: bool,
-}
-
-fn dd_arguments(ctx: &Context) -> Result<Copy, Failure> {
-    let mut copy = Copy {
-        from: None,
-        to: None,
-        block: 512,
-        count: None,
-        skip: 0,
-        seek: 0,
-        keep_length: false,
-        sync: false,
-    };
-    for word in &ctx.args.operands {
-        let Some(equals) = word.iter().position(|&byte| byte == b'=') else {
-            return usage(format!("{}: not KEY=VALUE", shown(word)));
-        };
-        let (key, value) = (&word[..equals], &word[equals + 1..]);
-        let number = || match size(value) {
-            Some(number) => Ok(number),
-            None => usage(format!("{}: not a number", shown(word))),
-        };
-        match key {
-            b"if" => copy.from = Some(value.to_vec()),
-            b"of" => copy.to = Some(value.to_vec()),
-            b"bs" => copy.block = number()?,
-            b"count" => copy.count = Some(number()?),
-            b"skip" => copy.skip = number()?,
-            b"seek" => copy.seek = number()?,
-            b"status" => {}
-            b"conv" => {
-                for flag in value.split(|&byte| byte == b',') {
-                    match flag {
-                        b"notrunc" => copy.keep_length = true,
-                        b"fsync" | b"fdatasync" => copy.sync = true,
-                        _ => return usage(format!("conv={}: not known", shown(flag))),
-                    }
-                }
-            }
-            _ => return usage(format!("{}: not known", shown(word))),
-        }
-    }
-    if copy.block == 0 || copy.block > 64 << 20 {
-        return usage("bs is 1 to 64M");
-    }
-    Ok(copy)
-}
-
-fn dd(ctx: &mut Context) -> Outcome {
-    let copy = dd_arguments(ctx)?;
-    let offset = |blocks: u64| match blocks.checked_mul(copy.block) {
-        Some(offset) => Ok(offset),
-        None => usage("skip, seek or count is too large"),
-    };
-    let (skip, seek) = (offset(copy.skip)?, offset(copy.seek)?);
-    let mut left = match copy.count {
-        Some(count) => offset(count)?,
-        None => u64::MAX,
-    };
-    let zeros = copy.from.as_deref() == Some(b"/dev/zero");
-    if zeros && copy.count.is_none() {
-        return usage("if=/dev/zero needs count=");
-    }
-    let source = match &copy.from {
-        Some(path) if !zeros => {
-            let file = open(ctx, path)?;
-            file.seek(SeekFrom::Start(skip)).what(path)?;
-            Some(file)
-        }
-        _ => None,
-    };
-    let input = match copy.from {
-        None => ctx.read_input(),
-        Some(_) => Vec::new(),
-    };
-    let mut input = input
-        .get(usize::try_from(skip).unwrap_or(usize::MAX)..)
-        .unwrap_or_default();
-    let target = match &copy.to {
-        Some(path) if path != b"/dev/null" => {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true);
-            let file = ctx.vfs().open(&ctx.path(path), &options).what(path)?;
-            if !copy.keep_length {
-                // As elsewhere: what lies before the first block written stays.
-                file.set_len(seek.min(file.metadata().what(path)?.size))
-                    .what(path)?;
-            }
-            file.seek(SeekFrom::Start(seek)).what(path)?;
-            Some(file)
-        }
-        _ => None,
-    };
-    let from_name = copy.from.clone().unwrap_or_default();
-    let to_name = copy.to.clone().unwrap_or_default();
-    // One write a block, however large: sequences of calls can matter.
-    let mut buffer = alloc::vec![0; usize::try_from(copy.block).unwrap_or(CHUNK)];
-    let mut copied = 0u64;
-    while left > 0 {
-        let wanted = (buffer.len() as u64).min(left) as usize;
-        let mut count = 0;
-        while count < wanted {
-            let got = match &source {
-                Some(file) => file.read(&mut buffer[count..wanted]).what(&from_name)?,
-                None if zeros => wanted - count,
-                None => {
-                    let take = input.len().min(wanted - count);
-                    buffer[count..count + take].copy_from_slice(&input[..take]);
-                    input = &input[take..];
-                    take
-                }
-            };
-            if got == 0 {
-                break;
-            }
-            count += got;
-        }
-        if count == 0 {
-            break;
-        }
-        match &target {
-            Some(file) => file.write_all(&buffer[..count]).what(&to_name)?,
-            None if copy.to.is_none() => ctx.print(&buffer[..count]),
-            None => {}
-        }
-        copied += count as u64;
-        left -= count as u64;
-        ctx.check_interrupt()?;
-    }
-    if let Some(file) = target.filter(|_| copy.sync) {
-        file.sync_all().what(&to_name)?;
-    }
-    // The summary goes where dd's always goes.
-    let text = format!("{copied} bytes copied\n");
-    ctx.remark(&text);
     Ok(())
 }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use quire::error::Error;
-use quire::vfs::{DirEntry, FileKind, Metadata};
+use quire::vfs::{DirEntry, FileKind, Metadata, ParkedInfo};
 
 use super::Entry;
 use crate::env::{Context, Failure, Outcome, What, base_name, join, shown, usage};
@@ -554,6 +554,7 @@ fn df(ctx: &mut Context) -> Outcome {
             Err(error) => ctx.report(&path, &error),
         }
     }
+    let parked = ctx.vfs().parked();
     json.array("", |json| {
         for (mount, stat) in &results {
             let bytes = |blocks: u64| blocks.saturating_mul(stat.block_size);
@@ -572,6 +573,9 @@ fn df(ctx: &mut Context) -> Outcome {
                 j.number("available", bytes(stat.available));
                 j.number("inodes", stat.inodes);
                 j.number("inodes_free", stat.free_inodes);
+                let of = |lot: &&(String, ParkedInfo)| lot.0 == mount.device;
+                let parked = parked.iter().filter(of).map(|(_, lot)| lot.bytes);
+                j.number("parked", parked.sum::<u64>());
             });
             let (total, used, available) = if inodes {
                 let used = stat.inodes.saturating_sub(stat.free_inodes);
@@ -626,6 +630,13 @@ fn df(ctx: &mut Context) -> Outcome {
     row(ctx, "Filesystem", heads, "Mounted on");
     for (name, cells, dir) in &lines {
         row(ctx, name, [0, 1, 2, 3].map(|i| &cells[i][..]), dir);
+    }
+    for (device, lot) in &parked {
+        let (bytes, from, holders) = (human(lot.bytes), lot.from, &lot.holders);
+        out!(
+            ctx,
+            "{device}: {bytes} of inode {from} parked, pinned by {holders}\n"
+        );
     }
     Ok(())
 }

@@ -6,10 +6,11 @@ use alloc::string::{String, ToString};
 use quire::app::fs::{OpenOptions, Perms};
 use quire::app::map;
 use quire::app::pmem::{
-    FolioInfo, PageSize, dax_stat, density, folio_at_frame, owner_name, pgmaps, pins,
+    FolioInfo, PageSize, PinInfo, dax_stat, density, folio_at_frame, owner_name, pgmaps, pins,
 };
 use quire::app::system::pci_functions;
 use quire::error::Error;
+use quire::vfs::ParkedInfo;
 
 use super::Entry;
 use crate::env::{Context, Outcome, What, shown, usage};
@@ -339,8 +340,20 @@ fn dax(ctx: &mut Context) -> Outcome {
     Ok(())
 }
 
+/// Whose a pinned page is: a file, or what was parked of one.
+fn pinned_of(parked: &[(String, ParkedInfo)], pin: &PinInfo) -> String {
+    let lot = parked.iter().find(|(_, lot)| lot.folios.contains(&pin.id));
+    if let Some((device, lot)) = lot {
+        return format!("{device}: inode {} (parked)", lot.from);
+    }
+    let owner = folio_at_frame(pin.id.page).and_then(|info| info.owner);
+    owner
+        .and_then(owner_name)
+        .unwrap_or_else(|| "-".to_string())
+}
+
 fn pins_command(ctx: &mut Context) -> Outcome {
-    let pins = pins();
+    let (pins, parked) = (pins(), ctx.vfs().parked());
     if ctx.args.json() {
         let text = json::array(|j| {
             for pin in &pins {
@@ -350,6 +363,7 @@ fn pins_command(ctx: &mut Context) -> Outcome {
                     j.number("order", pin.id.size.order());
                     j.number("count", pin.count);
                     j.boolean("revocable", pin.lease);
+                    j.string("of", pinned_of(&parked, pin));
                 });
             }
         });
@@ -359,9 +373,10 @@ fn pins_command(ctx: &mut Context) -> Outcome {
     for pin in &pins {
         let kind = if pin.lease { "can be revoked" } else { "held" };
         let order = pin.id.size.order();
+        let of = pinned_of(&parked, pin);
         out!(
             ctx,
-            "{:<16} pfn {:#x} order {order} count {} {kind}\n",
+            "{:<16} pfn {:#x} order {order} count {} {kind} of {of}\n",
             pin.owner,
             pin.id.page,
             pin.count

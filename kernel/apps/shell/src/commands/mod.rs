@@ -13,8 +13,10 @@ mod change;
 mod content;
 mod copy;
 mod cxl;
+mod dd;
 mod devices;
 mod doctor;
+mod life;
 mod list;
 mod machine;
 mod mapping;
@@ -46,10 +48,12 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
         list::COMMANDS,
         content::COMMANDS,
         copy::COMMANDS,
+        dd::COMMANDS,
         change::COMMANDS,
         devices::COMMANDS,
         mapping::COMMANDS,
         nvme::COMMANDS,
+        life::COMMANDS,
         machine::COMMANDS,
         cxl::COMMANDS,
         bench::COMMANDS,
