@@ -150,9 +150,6 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
     object
 }
 
-/// So many bad blocks are listed.
-const BAD_SHOWN: usize = 256;
-
 fn numa(mut object: Object, region: &Region) -> Object {
     if let Some(node) = region.numa_node {
         object = object.number("numa_node", node).number("target_node", node);
@@ -232,18 +229,6 @@ pub fn namespace(namespace: &Namespace) -> Object {
             "resource",
             alloc::format!("{:#x}", identity.planned.range.start),
         );
-    let bad = namespace.bad_blocks(BAD_SHOWN);
-    if !bad.is_empty() {
-        // In sectors of 512 bytes, as ndctl has it.
-        let sectors = bad.iter().map(|range| (range.end - range.start) / 512);
-        object = object.number("badblock_count", sectors.sum::<u64>());
-        let list = bad.iter().map(|range| {
-            Object::default()
-                .number("offset", range.start / 512)
-                .number("length", (range.end - range.start) / 512)
-        });
-        object.0.push(("badblocks".into(), Value::List(list.collect())));
-    }
     if let Some(reason) = namespace.read_only_reason() {
         object.0.push(("readonly".into(), Value::Flag(true)));
         object = object.text("readonly_reason", reason);
@@ -258,7 +243,9 @@ pub fn namespace(namespace: &Namespace) -> Object {
                 .number("offset", range.start / badblocks::SECTOR)
                 .number("length", (range.end - range.start) / badblocks::SECTOR)
         });
-        object.0.push(("badblocks", Value::List(list.collect())));
+        object
+            .0
+            .push(("badblocks".into(), Value::List(list.collect())));
     }
     if let Some(problem) = &identity.problem {
         object = object.text("problem", &**problem);

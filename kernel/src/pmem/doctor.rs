@@ -104,7 +104,9 @@ impl Finding {
             .text("question", self.question)
             .text("verdict", self.verdict.name())
             .text("answer", &*self.answer);
-        object.0.push(("evidence", Value::List(evidence.collect())));
+        object
+            .0
+            .push(("evidence".into(), Value::List(evidence.collect())));
         if !self.next.is_empty() {
             object = object.text("next", &*self.next);
         }

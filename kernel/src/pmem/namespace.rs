@@ -201,8 +201,8 @@ impl Namespace {
         self.user.lock().clone()
     }
 
-    /// Marks the pages that these ranges of physical memory touch as having
-    /// lost their content.
+    /// Notes that these ranges of physical memory have lost their content, as
+    /// far as they are the namespace's.
     pub fn mark_bad(&self, ranges: &[Range<u64>]) {
         let data = &self.region.range;
         for range in ranges {
@@ -210,33 +210,13 @@ impl Namespace {
             if start >= end {
                 continue;
             }
-            for page in start >> 12..end.div_ceil(4096) {
-                if let Err(error) = self.map.set_poison(page, true) {
-                    log::error!("{}: page {page:#x} not marked bad: {error}", self.name);
-                    break;
-                }
+            if let Err(error) = self.bad_blocks().add(start - data.start, end - start) {
+                log::error!(
+                    "{}: lost memory at {start:#x} not noted: {error}",
+                    self.name
+                );
             }
         }
-    }
-
-    /// Parts that have lost their content: offsets and bytes, `most` of them.
-    pub fn bad_blocks(&self, most: usize) -> Vec<Range<u64>> {
-        let pages = self.map.pages();
-        let mut found: Vec<Range<u64>> = Vec::new();
-        let mut from = pages.start;
-        while self.map.has_poison() && found.len() <= most {
-            let Some(page) = self.map.first_poisoned(from..pages.end) else {
-                break;
-            };
-            let at = (page - pages.start) << 12;
-            match found.last_mut() {
-                Some(last) if last.end == at => last.end += 4096,
-                _ => found.push(at..at + 4096),
-            }
-            from = page + 1;
-        }
-        found.truncate(most);
-        found
     }
 
     /// Takes it for exclusive use, as `user`. With `write`, stores become
