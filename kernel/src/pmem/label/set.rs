@@ -103,11 +103,17 @@ impl LabelSet {
     }
 
     fn find_second(size: u64, fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>>) -> Result<Index> {
-        // For areas of up to 16 MiB an index is never longer than 32 KiB.
-        for nth in 1..=128 {
-            let offset = nth * INDEX_ALIGN;
+        // In what has been read already, and where the area's size puts it: each
+        // other place would cost a call of the firmware, on every blank area.
+        let near = (1..HEAD / INDEX_ALIGN).map(|nth| nth * INDEX_ALIGN);
+        let far = [Version::V1_1, Version::V1_2]
+            .into_iter()
+            .filter_map(|version| Index::new(size, version))
+            .map(|index| index.other_offset)
+            .filter(|offset| *offset >= HEAD);
+        for offset in near.chain(far) {
             if offset + INDEX_ALIGN > size {
-                break;
+                continue;
             }
             if fetch(offset, 16)? == SIGNATURE {
                 return Index::decode(offset, size, fetch);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Recorder {
     pub bytes: SpinLock<Vec<u8>>,
     pub writes: SpinLock<Vec<(u64, Vec<u8>)>>,
+    pub reads: SpinLock<usize>,
 }
 
 impl Recorder {
@@ -18,6 +19,7 @@ impl Recorder {
         Arc::new(Self {
             bytes: SpinLock::new(bytes),
             writes: SpinLock::new(Vec::new()),
+            reads: SpinLock::new(0),
         })
     }
 }
@@ -29,6 +31,7 @@ impl LabelArea for Recorder {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let at = offset as usize;
         buf.copy_from_slice(&self.bytes.lock()[at..at + buf.len()]);
+        *self.reads.lock() += 1;
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -92,6 +95,28 @@ fn an_area_is_laid_out_as_linux_does() {
     );
     assert_eq!(bytes[72..72 + 127], [0xff; 127]);
     assert_eq!(bytes[72 + 127], 0x0f, "1020 slots and no more");
+}
+
+#[test]
+fn reading_an_area_takes_few_calls_of_the_firmware() {
+    for size in [128 << 10, 256 << 10, 8 << 20] {
+        let area = Recorder::new(vec![0; size]);
+        let store = LabelStore(area.clone());
+        assert_eq!(LabelSet::load(&store), Ok(State::Blank));
+        let blank = core::mem::take(&mut *area.reads.lock());
+        assert!(blank <= 3, "{blank} reads of a blank area of {size}");
+        let mut set = LabelSet::init(&store, Version::V1_1).unwrap();
+        set.update(&[], vec![label("a", 0), label("b", 1 << 27)])
+            .unwrap();
+        // The first index block is lost: the second one is found all the same.
+        area.bytes.lock()[..16].fill(0);
+        *area.reads.lock() = 0;
+        let State::Labels(set) = LabelSet::load(&store).unwrap() else {
+            panic!("labels are gone");
+        };
+        assert_eq!(set.slots.len(), 2);
+        assert!(*area.reads.lock() <= 6, "{} reads", area.reads.lock());
+    }
 }
 
 #[test]
