@@ -92,12 +92,6 @@ impl Data {
         self.extents.forget();
         self.size.store(size, Ordering::Relaxed);
     }
-
-    /// Forgets everything: a change has failed.
-    fn unknown(&self) {
-        self.extents.forget();
-        self.way.store(UNKNOWN, Ordering::Release);
-    }
 }
 
 /// Times of the last change that are not on the media yet, by inode.
@@ -528,7 +522,12 @@ impl Shared {
                 Ok(value)
             }
             Err(error) => {
-                inode.data.unknown();
+                // A call in steps may have done some of them. Where the file
+                // system cannot say (it gave up, and with it what was not
+                // committed), what is known is all that is left to read by.
+                if let Ok(stat) = fs.stat(ino) {
+                    inode.data.changed(stat.size);
+                }
                 Err(error)
             }
         })
