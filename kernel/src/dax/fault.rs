@@ -8,11 +8,12 @@
 //!
 //! Nothing is allocated or looked up twice on the way, and nothing is logged.
 
-use super::file::{Entered, File, beyond_end, blocks_of};
+use super::file::{Entered, File, beyond_end, blocks_of, media};
 use super::mapping::{Inner, Perms};
+use super::own::Page;
 use super::stat::{self, add, fall_back};
 use super::tree::Slot;
-use super::{Fallback, zero};
+use super::{Failure, Fallback, Recovery, zero};
 use crate::error::{Error, Result};
 use crate::memmap::FolioId;
 use crate::mm::space;
@@ -22,7 +23,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use quire_arch::table::{Attrs, MapError};
-use quire_arch::{PageSize, VirtAddr};
+use quire_arch::trap::{Access, Fault};
+use quire_arch::{PageSize, PhysAddr, VirtAddr};
 
 /// Mappings, in order of their addresses: first address, end.
 static MAPPED: RwLock<Vec<(u64, u64, Arc<Inner>)>> = RwLock::new(Vec::new());
@@ -70,6 +72,16 @@ pub(super) fn serve_fault(va: VirtAddr, write: bool, forbidden: bool) -> Result<
     result
 }
 
+/// Whether the application has found a way to go on after an access failed.
+#[cold]
+pub(super) fn recover(fault: &Fault, error: &Error) -> bool {
+    let write = match fault.access {
+        Access::Execute => return false,
+        access => access == Access::Write,
+    };
+    lookup(fault.addr).is_ok_and(|inner| inner.recover(fault.addr, write, error))
+}
+
 /// What lies at an address, for the message when a fault can't be served.
 pub fn describe(va: VirtAddr) -> alloc::string::String {
     match lookup(va) {
@@ -99,6 +111,9 @@ impl Inner {
         }
         let block = self.block_of(va);
         let mut entered = self.enter(block)?;
+        if self.options.private || self.own.get(block).is_some() {
+            return self.fault_own(va, block, entered, write);
+        }
         if let Slot::Mapped(folio) = entered.slot {
             if forbidden && write && self.upgrade(va, block, &entered, folio)? {
                 return Ok(());
@@ -183,7 +198,8 @@ impl Inner {
         folio: FolioId,
         write: bool,
     ) -> Result<()> {
-        let attrs = Attrs::READ.with_write(write);
+        let untracked = self.options.untracked && self.perms == Perms::ReadWrite;
+        let attrs = Attrs::READ.with_write(write || untracked);
         let map = self.file.device.pgmap();
         for size in PageSize::LARGEST_FIRST {
             if size > folio.size {
@@ -221,7 +237,7 @@ impl Inner {
                     }
                 }
             }
-            if write {
+            if write && !untracked {
                 self.file.mark_dirty(entered, at..at + size.pages(), true);
             }
             // R4: the counts stand before the leaf can be used.
@@ -251,6 +267,98 @@ impl Inner {
             }
         }
         Err(beyond_end(block))
+    }
+
+    /// A fault on a page that is the mapping's own, or becomes so: R25.
+    #[cold]
+    fn fault_own(
+        &self,
+        va: VirtAddr,
+        block: u64,
+        mut entered: Entered<'_>,
+        write: bool,
+    ) -> Result<()> {
+        if let Some(page) = self.own.get(block) {
+            return self.map_own(va, page);
+        }
+        let end = || blocks_of(self.file.extents.size());
+        if entered.slot == Slot::Empty && block >= end() {
+            return Err(beyond_end(block));
+        }
+        // The file's entry, as a load has it.
+        let want = self.largest(block);
+        self.file.resolve(&mut entered, block, false, want, false)?;
+        if !write {
+            return match entered.slot {
+                Slot::Mapped(folio) => self.map_folio(va, block, &mut entered, folio, false),
+                Slot::Zero(size) => self.map_zero(va, block, size),
+                Slot::Empty => Err(beyond_end(block)),
+            };
+        }
+        let mut page = Page::zeroed().ok_or(Error::NoMemory)?;
+        if let Slot::Mapped(folio) = entered.slot {
+            let device = &self.file.device;
+            let from = device.offset(folio) + ((block - entered.first) << 12);
+            device.pmem().read(from, page.bytes()).map_err(media)?;
+        }
+        add::private_copies(1);
+        self.replace(va, block, page)
+    }
+
+    /// Puts a page of the mapping's own in the place of the file's. The caller
+    /// has the entry locked.
+    fn replace(&self, va: VirtAddr, block: u64, page: Page) -> Result<()> {
+        if let Some(leaf) = space::translate(va) {
+            let start = va.align_down(leaf.size.bytes());
+            self.unmap_range(start..start + leaf.size.bytes());
+        }
+        let page = self.own.put(block, page);
+        self.map_own(va, page)
+    }
+
+    fn map_own(&self, va: VirtAddr, page: PhysAddr) -> Result<()> {
+        let attrs = Attrs::READ.with_write(self.perms == Perms::ReadWrite);
+        match space::map_leaf(va.align_down(4096), page, PageSize::Size4K, attrs) {
+            Ok(()) => {
+                self.leaves.fetch_add(1, Ordering::Relaxed);
+                stat::fault(PageSize::Size4K);
+                Ok(())
+            }
+            Err(MapError::Occupied(_)) => {
+                quire_arch::paging::flush(va);
+                add::spurious(1);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the application has decided about an access that failed.
+    fn recover(&self, va: VirtAddr, write: bool, error: &Error) -> bool {
+        let Some(handler) = &self.options.on_error else {
+            return false;
+        };
+        let failure = Failure {
+            offset: va - self.start,
+            write,
+            error,
+        };
+        if handler.failed(&failure) == Recovery::Panic
+            || write && self.perms == Perms::Read
+            || self.closed.load(Ordering::Acquire)
+        {
+            return false;
+        }
+        let block = self.block_of(va);
+        let replaced = self.file.enter(block).and_then(|_entered| {
+            if self.own.get(block).is_some() {
+                return Ok(());
+            }
+            let page = Page::zeroed().ok_or(Error::NoMemory)?;
+            add::recovered(1);
+            self.replace(va, block, page)
+        });
+        replaced.is_ok()
     }
 
     /// R5: the leaf is there already.
@@ -288,7 +396,9 @@ impl Inner {
             },
         };
         let at = block & !(size.pages() - 1);
-        self.file.mark_dirty(entered, at..at + size.pages(), true);
+        if !self.options.untracked {
+            self.file.mark_dirty(entered, at..at + size.pages(), true);
+        }
         let pa = folio.phys() + ((block - entered.first) << 12);
         match space::allow_write(va, pa) {
             // Another CPU was faster, and this one had not heard of it.

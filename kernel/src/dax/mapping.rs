@@ -2,8 +2,9 @@
 
 use super::fault::{self, serve};
 use super::file::{File, beyond_end, blocks_of, media};
+use super::own::Own;
 use super::tree::Slot;
-use super::{Pin, area, zero};
+use super::{MapOptions, Pin, area, zero};
 use crate::error::{Error, Result};
 use crate::memmap::{FolioRef, PinOwner, Refusal, Term};
 use crate::mm::space;
@@ -22,34 +23,6 @@ pub enum Perms {
     ReadWrite,
 }
 
-/// How a file is to be mapped.
-#[derive(Clone, Copy, Debug)]
-pub struct MapOptions {
-    pub(super) largest: PageSize,
-}
-
-impl Default for MapOptions {
-    fn default() -> Self {
-        Self {
-            largest: PageSize::Size1G,
-        }
-    }
-}
-
-impl MapOptions {
-    /// No leaf is to be larger than this: dirty marks and write-back are then
-    /// as fine.
-    pub fn largest(mut self, size: PageSize) -> Self {
-        self.largest = size;
-        self
-    }
-
-    /// Whether a mapping of `len` bytes could have leaves of that size.
-    fn allows(&self, len: u64, size: PageSize) -> bool {
-        size <= self.largest && size.bytes() <= len
-    }
-}
-
 /// A mapping, as faults and the file see it.
 pub struct Inner {
     pub(super) file: Arc<File>,
@@ -62,6 +35,8 @@ pub struct Inner {
     /// Leaves of 2 MiB, or of 1 GiB, are asked for and could fit.
     pub(super) large: bool,
     pub(super) huge: bool,
+    /// Pages that are not the file's.
+    pub(super) own: Own,
     /// Leaves in the page table, zero pages included.
     pub(super) leaves: AtomicU64,
     /// The mapping is going: no new leaves. Set before the blocks are locked
@@ -98,6 +73,16 @@ impl Inner {
     }
 }
 
+/// Where the bytes of a checked access are.
+enum Source {
+    /// In a hole.
+    Zeros,
+    /// At this offset of the device.
+    Media(u64),
+    /// In a page of the mapping's own.
+    Own(*mut u8),
+}
+
 /// A file's memory in the address space; dropping it unmaps.
 pub struct Mapping {
     inner: Arc<Inner>,
@@ -121,8 +106,18 @@ pub fn map_with(
     if !offset.is_multiple_of(4096) {
         return Err(Error::invalid("the offset of a mapping is not a page's"));
     }
-    if perms == Perms::ReadWrite && !file.device.pmem().is_writable() {
+    if perms == Perms::ReadWrite && !options.private && !file.device.pmem().is_writable() {
         return Err(Error::ReadOnly);
+    }
+    if options.private && (options.synchronous || options.untracked) {
+        return Err(Error::invalid(
+            "what a private mapping stores is in no file",
+        ));
+    }
+    if options.synchronous && file.device.pmem().needs_drain() {
+        return Err(Error::unsupported(
+            "a synchronous mapping of memory that a fence alone does not reach",
+        ));
     }
     let pages = len
         .checked_next_multiple_of(4096)
@@ -134,9 +129,10 @@ pub fn map_with(
         offset,
         len: pages,
         perms,
-        options,
         large: options.allows(pages, PageSize::Size2M),
         huge: options.allows(pages, PageSize::Size1G),
+        options,
+        own: Own::default(),
         leaves: AtomicU64::new(0),
         closed: AtomicBool::new(false),
     });
@@ -208,6 +204,12 @@ impl Mapping {
         Ok(())
     }
 
+    /// Pages that belong to the mapping and not to the file: copies of a
+    /// private one, and what stands in for what could not be had.
+    pub fn own_pages(&self) -> usize {
+        self.inner.own.len()
+    }
+
     /// Reads through the mapping's file memory: never faults; ends in an error
     /// beyond the end of the file and on poison. Holes read as zeros.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -216,12 +218,16 @@ impl Mapping {
                 .get_mut(done as usize..(done + len) as usize)
                 .ok_or(Error::BadAddress { addr: done })?;
             match at {
-                None => {
-                    part.fill(0);
-                    Ok(())
-                }
-                Some(at) => self.file().device.pmem().read(at, part).map_err(media),
+                Source::Zeros => part.fill(0),
+                Source::Media(at) => self.file().device.pmem().read(at, part).map_err(media)?,
+                // SAFETY: a page of the mapping's own, which lives as long;
+                // `access` stays inside of it. Others may store meanwhile, as
+                // through any mapping: bytes are copied, not referred to.
+                Source::Own(from) => unsafe {
+                    quire_arch::cache::copy(part.as_mut_ptr(), from, part.len());
+                },
             }
+            Ok(())
         })
     }
 
@@ -238,20 +244,26 @@ impl Mapping {
             let part = data
                 .get(done as usize..(done + len) as usize)
                 .ok_or(Error::BadAddress { addr: done })?;
-            let at = at.ok_or(Error::BadAddress { addr: done })?;
-            self.file().device.pmem().write(at, part).map_err(media)
+            match at {
+                Source::Zeros => return Err(Error::BadAddress { addr: done }),
+                Source::Media(at) => self.file().device.pmem().write(at, part).map_err(media)?,
+                // SAFETY: as in `read_at`.
+                Source::Own(to) => unsafe {
+                    quire_arch::cache::copy(to, part.as_ptr(), part.len());
+                },
+            }
+            Ok(())
         })
     }
 
-    /// Calls `copy` for each page's part with the bytes done before, the
-    /// offset in the device (`None`: zeros) and the length, while the page
-    /// can't be taken away.
+    /// Calls `copy` for each page's part with the bytes done before, where the
+    /// part is, and the length, while the page can't be taken away.
     fn access(
         &self,
         offset: u64,
         len: u64,
         write: bool,
-        mut copy: impl FnMut(u64, Option<u64>, u64) -> Result<()>,
+        mut copy: impl FnMut(u64, Source, u64) -> Result<()>,
     ) -> Result<()> {
         let end = offset
             .checked_add(len)
@@ -262,6 +274,17 @@ impl Mapping {
         while done < len {
             let at = self.inner.offset + offset + done;
             let block = at >> 12;
+            if write && self.inner.options.private {
+                let va = self.inner.start + (offset + done);
+                self.inner.fault(va, true, false)?;
+            }
+            if let Some(own) = self.inner.own.get(block) {
+                let part = (4096 - (at & 4095)).min(len - done);
+                let own = crate::mm::frame::direct(own + (at & 4095));
+                copy(done, Source::Own(own.as_mut_ptr()), part)?;
+                done += part;
+                continue;
+            }
             let mut entered = file.enter(block)?;
             // With the entry locked the file isn't cut off before it.
             if at >= file.extents.size() {
@@ -277,12 +300,13 @@ impl Mapping {
                         let last = (at + part - 1) >> 12;
                         file.mark_dirty(&entered, block..last + 1, false);
                     }
-                    copy(done, Some(file.device.offset(folio) + in_entry), part)?;
+                    let at = file.device.offset(folio) + in_entry;
+                    copy(done, Source::Media(at), part)?;
                     part
                 }
                 _ => {
                     let part = (4096 - (at & 4095)).min(len - done);
-                    copy(done, None, part)?;
+                    copy(done, Source::Zeros, part)?;
                     part
                 }
             };
@@ -339,6 +363,10 @@ impl Mapping {
     ) -> Result<Option<T>> {
         self.check(&(offset..offset.saturating_add(1)))?;
         let va = (self.inner.start + offset).align_down(4096);
+        let own = |block| self.inner.own.get(block).is_some();
+        if write && self.inner.options.private || own(self.inner.block_of(va)) {
+            return Err(Error::unsupported("pins of pages that are not the file's"));
+        }
         let map = self.file().device.pgmap();
         let leaf_page = |leaf: &Leaf| (leaf.pa.as_u64() + va.offset_in(leaf.size.bytes())) >> 12;
         // A leaf that allows no store any more is of a page that write-back

@@ -14,6 +14,8 @@
 //! | [`failure`] | pages that are lost |
 //! | [`device`] | device-dax |
 //! | [`pin`] | pins of ranges, for devices |
+//! | `options` | private, synchronous, untracked mappings; who hears of failures |
+//! | `own` | pages that are a mapping's and not the file's |
 //! | [`lease`] | breaking layouts |
 //! | [`area`] | address space |
 //! | [`zero`] | the zero pages |
@@ -43,6 +45,8 @@ mod fault;
 pub mod file;
 pub mod lease;
 pub mod mapping;
+mod options;
+mod own;
 mod peer;
 pub mod pin;
 pub mod range;
@@ -60,7 +64,8 @@ pub use entry::{Dirty, Entry};
 pub use fault::serve;
 pub use file::{Device, Extent, ExtentKind, Extents, File, WriteGuard, owner_name};
 pub use lease::{Lease, Parked, Wait};
-pub use mapping::{MapOptions, Mapping, Perms, map, map_with};
+pub use mapping::{Mapping, Perms, map, map_with};
+pub use options::{Failure, MapOptions, OnError, Recovery};
 pub use peer::PeerMapping;
 pub use rules::TESTS;
 pub use stat::{Fallback, Stat, stat};
@@ -106,6 +111,7 @@ impl FaultHandler for Handler {
         };
         match result {
             Ok(()) => FaultOutcome::Resume,
+            Err(error) if self::fault::recover(fault, &error) => FaultOutcome::Resume,
             Err(error) => {
                 // The access can't be undone: this ends in a panic, whose
                 // reason is here.

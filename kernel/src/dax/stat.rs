@@ -164,6 +164,10 @@ counters! {
     parked,
     /// Folios split.
     splits,
+    /// Pages that private mappings copied on a store.
+    private_copies,
+    /// Accesses that failed, and went on with zeros.
+    recovered,
     /// Idle small entries that gave way to a large one.
     merges,
 }

@@ -6,7 +6,6 @@
 
 use super::mapping::{Inner, Perms};
 use super::stat::add;
-use super::zero;
 use crate::mm::space;
 use alloc::vec;
 use core::ops::Range;
@@ -24,9 +23,12 @@ impl Inner {
     /// Takes the leaves of `blocks` away. The caller holds their range and
     /// passes whole entries.
     pub(super) fn unmap_blocks(&self, blocks: Range<u64>) {
-        let Some(mut range) = self.addresses(&blocks) else {
-            return;
-        };
+        if let Some(range) = self.addresses(&blocks) {
+            self.unmap_range(range);
+        }
+    }
+
+    pub(super) fn unmap_range(&self, mut range: Range<VirtAddr>) {
         let leaves = self.leaves.load(Ordering::Relaxed);
         if leaves == 0 {
             return;
@@ -49,11 +51,17 @@ impl Inner {
             }
             // Every CPU has forgotten the leaves: their references go.
             let map = self.file.device.pgmap();
+            let device = map.pages();
             let mut gone = 0;
             for run in runs.iter() {
                 gone += run.count;
-                if !zero::is_zero(run.pa) {
-                    map.drop_leaves(run.pa.as_u64() >> 12, run.size, run.count);
+                // Zero pages and the mapping's own are not counted; a run may
+                // go over from memory to the device where the two meet.
+                let first = run.pa.as_u64() >> 12;
+                let start = first.max(device.start);
+                let end = (first + run.count * run.size.pages()).min(device.end);
+                if start < end {
+                    map.drop_leaves(start, run.size, (end - start) / run.size.pages());
                 }
             }
             self.leaves.fetch_sub(gone, Ordering::Relaxed);
@@ -77,7 +85,8 @@ impl Inner {
     /// Makes the leaves of `blocks` read-only and returns the addresses that a
     /// shoot-down is owed for. The caller has the entries locked.
     pub(super) fn write_protect(&self, blocks: Range<u64>) -> Option<Range<VirtAddr>> {
-        if self.perms == Perms::Read || self.leaves.load(Ordering::Relaxed) == 0 {
+        let never = self.perms == Perms::Read || self.options.private || self.options.untracked;
+        if never || self.leaves.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let range = self.addresses(&blocks)?;

@@ -560,7 +560,7 @@ impl File {
         options: MapOptions,
     ) -> Result<Mapping> {
         self.check_read()?;
-        if perms == Perms::ReadWrite {
+        if perms == Perms::ReadWrite && !options.is_private() {
             self.check_write()?;
         }
         let len = range.end.checked_sub(range.start).filter(|&len| len > 0);

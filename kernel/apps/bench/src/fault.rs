@@ -1,18 +1,26 @@
 //! Mapped files: faults by state of the blocks and size of the leaf,
 //! unmapping, write-back, copies.
 
-use crate::files::{Blocks, each_place, faults, map_large, map_small};
+use crate::files::{Blocks, each_place, faults, map_large, map_small, map_small_synchronous};
 use crate::sample::Samples;
 use crate::touch::{load_each, spot, store_each};
 use crate::{Bench, KIB, MIB, Scene};
 use quire::app::fs::{File, PageSize};
 use quire::app::map;
-use quire::error::{Error, Result};
+use quire::error::Result;
 
 pub const SCENES: &[Scene] = &[
     Scene {
         ops: &["mmap_wfault_pte_written"],
-        run: |bench| first_stores(bench, "mmap_wfault_pte_written", Blocks::Written, SIZE),
+        run: |bench| {
+            first_stores(
+                bench,
+                "mmap_wfault_pte_written",
+                Blocks::Written,
+                SIZE,
+                None,
+            )
+        },
     },
     Scene {
         ops: &["mmap_wfault_pte_unwritten"],
@@ -22,19 +30,27 @@ pub const SCENES: &[Scene] = &[
                 "mmap_wfault_pte_unwritten",
                 Blocks::Unwritten,
                 16 * MIB,
+                None,
             )
         },
     },
     Scene {
         ops: &["mmap_wfault_pte_hole"],
-        run: |bench| first_stores(bench, "mmap_wfault_pte_hole", Blocks::Hole, 16 * MIB),
+        run: |bench| first_stores(bench, "mmap_wfault_pte_hole", Blocks::Hole, 16 * MIB, None),
     },
     Scene {
         ops: &[
             "mmap_wfault_pte_written_mapsync",
             "mmap_wfault_pte_unwritten_mapsync",
         ],
-        run: |_| Err(Error::unsupported("synchronous mappings (MAP_SYNC)")),
+        run: |bench| {
+            let synchronous = Some(map_small_synchronous as Map);
+            let (written, unwritten) = (Blocks::Written, Blocks::Unwritten);
+            let op = "mmap_wfault_pte_written_mapsync";
+            first_stores(bench, op, written, SIZE, synchronous)?;
+            let op = "mmap_wfault_pte_unwritten_mapsync";
+            first_stores(bench, op, unwritten, 16 * MIB, synchronous)
+        },
     },
     Scene {
         ops: &[
@@ -76,9 +92,17 @@ const LARGE: u64 = PageSize::Size2M.bytes();
 const SIZE: u64 = 64 * MIB;
 const LARGE_SIZE: u64 = 256 * MIB;
 
-fn first_stores(bench: &mut Bench, op: &'static str, blocks: Blocks, size: u64) -> Result<()> {
+type Map = fn(&File, u64) -> Result<map::Mapping>;
+
+fn first_stores(
+    bench: &mut Bench,
+    op: &'static str,
+    blocks: Blocks,
+    size: u64,
+    map: Option<Map>,
+) -> Result<()> {
     let file = bench.make("pf", size, blocks)?;
-    let mapping = map_small(&file, size)?;
+    let mapping = map.unwrap_or(map_small)(&file, size)?;
     let before = faults();
     let samples = each_place(size, PAGE, |samples, at| {
         let spot = spot(&mapping, at)?;

@@ -99,6 +99,14 @@ pub fn map_small(file: &File, len: u64) -> Result<Mapping> {
     file.map_with(0..len, Perms::ReadWrite, options)
 }
 
+/// [`map_small`], synchronously: stores need a write-back and a fence, no call.
+pub fn map_small_synchronous(file: &File, len: u64) -> Result<Mapping> {
+    let options = MapOptions::default()
+        .largest(PageSize::Size4K)
+        .synchronous();
+    file.map_with(0..len, Perms::ReadWrite, options)
+}
+
 /// Maps the beginning of a file with leaves as large as they come.
 pub fn map_large(file: &File, len: u64) -> Result<Mapping> {
     file.map(0..len, Perms::ReadWrite)
