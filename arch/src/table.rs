@@ -593,6 +593,42 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
         Ok(range.end)
     }
 
+    /// Takes the table out that stands where a leaf of `size` could, if there is
+    /// no leaf in it: what [`unmap_runs`](Self::unmap_runs) has left. Tells
+    /// whether it did: the caller flushes before anything is mapped there.
+    pub fn remove_empty(&mut self, va: VirtAddr, size: PageSize) -> bool {
+        let mut table = self.root;
+        for level in (level_of(size)..=TOP).rev() {
+            let entry = self.entry(table, index(va, level));
+            let Entry::Table(next) = E::decode(entry.load(Ordering::Relaxed), size_at(level))
+            else {
+                return false;
+            };
+            if level > level_of(size) {
+                table = next;
+                continue;
+            }
+            if level == 0 || !self.has_no_leaf(next, level - 1) {
+                return false;
+            }
+            entry.store(0, Ordering::Relaxed);
+            self.free_level(next, level - 1);
+            return true;
+        }
+        false
+    }
+
+    fn has_no_leaf(&self, table: PhysAddr, level: u32) -> bool {
+        (0..ENTRIES).all(|i| {
+            let value = self.entry(table, i).load(Ordering::Relaxed);
+            match E::decode(value, size_at(level)) {
+                Entry::Empty => true,
+                Entry::Leaf(_) => false,
+                Entry::Table(next) => level > 0 && self.has_no_leaf(next, level - 1),
+            }
+        })
+    }
+
     /// The last level of [`unmap_runs`](Self::unmap_runs): most of the work of
     /// unmapping. Plain stores: nobody asks for the marks of these leaves, and
     /// the CPU sets a mark only in an entry that is still there.

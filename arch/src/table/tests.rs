@@ -524,3 +524,100 @@ proptest! {
         run::<Small>(&ops);
     }
 }
+
+/// Runs of leaves as (offset, physical address, size, count).
+fn take_runs(
+    t: &mut PageTable<Format, Frames>,
+    range: Range<u64>,
+    room: usize,
+) -> Vec<(u64, u64, u64, u64)> {
+    let mut room = vec![LeafRun::NONE; room];
+    let mut all = Vec::new();
+    let mut at = MAPPINGS + range.start;
+    while at < MAPPINGS + range.end {
+        let mut runs = LeafRuns::new(&mut room);
+        at = t.unmap_runs(at..MAPPINGS + range.end, &mut runs).unwrap();
+        let each = |r: &LeafRun| (r.va - MAPPINGS, r.pa.0, r.size.bytes(), r.count);
+        all.extend(runs.iter().map(each));
+    }
+    all
+}
+
+#[test]
+fn leaves_are_taken_by_runs() {
+    let mut t = table::<Format>();
+    let map = |t: &mut PageTable<Format, Frames>, at: u64, pa: u64, size| {
+        t.map(MAPPINGS + at, PhysAddr(pa), size, Attrs::READ_WRITE)
+            .unwrap();
+    };
+    // Neighbours over a table's end; a gap in memory; a gap in addresses; large.
+    for page in 500..520u64 {
+        map(&mut t, page * K4, page * K4, PageSize::Size4K);
+    }
+    map(&mut t, 520 * K4, 900 * K4, PageSize::Size4K);
+    map(&mut t, 522 * K4, 902 * K4, PageSize::Size4K);
+    map(&mut t, 2 * M2, 8 * M2, PageSize::Size2M);
+    map(&mut t, 3 * M2, 9 * M2, PageSize::Size2M);
+    assert_eq!(t.forbid_write(MAPPINGS..MAPPINGS + 510 * K4), Ok(10));
+    assert_eq!(t.forbid_write(MAPPINGS..MAPPINGS + 4 * M2), Ok(14));
+    let one = take_runs(&mut t, 501 * K4..502 * K4, 1);
+    assert_eq!(one, [(501 * K4, 501 * K4, K4, 1)]);
+    let expected = [
+        (500 * K4, 500 * K4, K4, 1),
+        (502 * K4, 502 * K4, K4, 18),
+        (520 * K4, 900 * K4, K4, 1),
+        (522 * K4, 902 * K4, K4, 1),
+        (2 * M2, 8 * M2, M2, 2),
+    ];
+    // With little room it takes more calls, and the same runs.
+    assert_eq!(take_runs(&mut t, 0..4 * M2, 2), expected);
+    assert_eq!(take_runs(&mut t, 0..4 * M2, 9), []);
+    assert_eq!(t.translate(MAPPINGS + 505 * K4), None);
+}
+
+#[test]
+fn a_table_that_is_left_gives_way_to_a_large_leaf() {
+    let mut t = table::<Format>();
+    let large = |t: &mut PageTable<Format, Frames>| {
+        t.map(MAPPINGS, PhysAddr(0), PageSize::Size2M, Attrs::READ)
+    };
+    for page in [3, 4] {
+        let pa = PhysAddr(page * K4);
+        t.map(MAPPINGS + pa.0, pa, PageSize::Size4K, Attrs::READ)
+            .unwrap();
+    }
+    take_runs(&mut t, 3 * K4..4 * K4, 1);
+    assert!(
+        !t.remove_empty(MAPPINGS, PageSize::Size2M),
+        "a leaf is left"
+    );
+    take_runs(&mut t, 4 * K4..5 * K4, 1);
+    assert_eq!(large(&mut t), Err(MapError::Occupied(MAPPINGS)));
+    assert!(t.remove_empty(MAPPINGS, PageSize::Size2M));
+    assert!(!t.remove_empty(MAPPINGS, PageSize::Size2M), "gone already");
+    assert_eq!(large(&mut t), Ok(()));
+    // A leaf that sticks out is not taken by halves.
+    let mut room = [LeafRun::NONE; 4];
+    let mut runs = LeafRuns::new(&mut room);
+    let half = MAPPINGS..MAPPINGS + M2 / 2;
+    assert_eq!(
+        t.unmap_runs(half.clone(), &mut runs),
+        Err(MapError::Misaligned)
+    );
+    // Nor a 1 GiB leaf kept out by a directory of nothing.
+    take_runs(&mut t, 0..M2, 1);
+    assert!(t.remove_empty(MAPPINGS, PageSize::Size1G));
+    let size = PageSize::Size1G;
+    assert_eq!(
+        t.map(MAPPINGS, PhysAddr(0), size, Attrs::READ_WRITE),
+        Ok(())
+    );
+    assert_eq!(
+        t.allow_write(half.start, PhysAddr(K4)),
+        Err(MapError::Occupied(MAPPINGS))
+    );
+    assert!(
+        t.allow_write(half.start + K4, PhysAddr(K4))
+            .is_ok_and(|leaf| leaf.attrs.write)
+    );
+}

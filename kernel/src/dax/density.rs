@@ -5,10 +5,11 @@
 //! reading: faults, leaves and descriptors are the real ones, and nothing is
 //! written.
 
+use super::MapOptions;
 use super::fault::serve;
 use super::file::{Device, Extent, ExtentKind, Extents, File};
 use super::lease::Wait;
-use super::mapping::{MapOptions, Perms, map_with};
+use super::mapping::{Perms, map_with};
 use crate::error::{Error, Result};
 use crate::memmap::Pgmap;
 use crate::pmem::Claim;

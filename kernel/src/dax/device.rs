@@ -10,9 +10,10 @@
 //! mapping, is an error. Long-term pins need no lease: nobody takes its blocks
 //! away.
 
+use super::MapOptions;
 use super::failure::memory_failure;
 use super::file::{Device, Extent, ExtentKind, Extents, File, media};
-use super::mapping::{MapOptions, Mapping, Perms, map_with};
+use super::mapping::{Mapping, Perms, map_with};
 use crate::error::{Error, Result};
 use crate::memmap::{self, MemoryType, Pgmap};
 use crate::pmem::{self, Claim, KernelPmem};

@@ -164,8 +164,37 @@ pub fn map(va: VirtAddr, pa: PhysAddr, len: u64, attrs: Attrs) -> Result<(), Map
     Locked::take().table()?.map_range(va, pa, len, attrs)
 }
 
-/// Maps one leaf where nothing is mapped.
+/// Maps one leaf where nothing is mapped. A table without a leaf that an
+/// earlier mapping has left there gives way.
+#[inline]
 pub fn map_leaf(va: VirtAddr, pa: PhysAddr, size: PageSize, attrs: Attrs) -> Result<(), MapError> {
+    let result = Locked::take().table()?.map(va, pa, size, attrs);
+    match result {
+        Err(MapError::Occupied(_)) if size != PageSize::Size4K => {
+            map_over_empty(va, pa, size, attrs)
+        }
+        result => result,
+    }
+}
+
+#[cold]
+fn map_over_empty(
+    va: VirtAddr,
+    pa: PhysAddr,
+    size: PageSize,
+    attrs: Attrs,
+) -> Result<(), MapError> {
+    let retired = {
+        let mut space = Locked::take();
+        if !space.table()?.remove_empty(va, size) {
+            return Err(MapError::Occupied(va));
+        }
+        space.retired()
+    };
+    tlb::shootdown(va..va + size.bytes());
+    // SAFETY: every CPU has flushed the range that the tables covered; whoever
+    // else retires a table that was in use takes the list under the same lock.
+    unsafe { retired.free() };
     Locked::take().table()?.map(va, pa, size, attrs)
 }
 
