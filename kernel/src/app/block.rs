@@ -19,8 +19,9 @@ pub use crate::dev::block::{BlockDevice, SECTOR, devices, find};
 use crate::dev::dma::RamBuffer;
 pub use crate::dev::dma::{Buffer, Direction};
 use crate::error::{Error, Result};
-use crate::memmap::{PinOwner, Term};
+use crate::memmap::{self, PinOwner, Term};
 use crate::vfs::File;
+use quire_arch::PageSize;
 
 /// Bytes pinned at once: what a truncation may find in use.
 const PART: u64 = 8 << 20;
@@ -160,4 +161,32 @@ pub fn write_at(device: &dyn BlockDevice, at: u64, bytes: &[u8]) -> Result<()> {
     }
     buffer.write(offset, bytes)?;
     device.transfer(Direction::ToDevice, first, buffer.buffer(), 0..len)
+}
+
+/// Moves bytes from one place of a device to another (or to another device) by
+/// way of a third device's memory: peer-to-peer. RAM and CPU have no part in
+/// it. Everything is whole pages of 4 KiB; how many bytes were moved.
+pub fn transfer_by_peer(
+    pool: &str,
+    from: (&dyn BlockDevice, u64),
+    to: (&dyn BlockDevice, u64),
+    len: u64,
+) -> Result<u64> {
+    const PAGE: u64 = PageSize::Size4K.bytes();
+    if !(from.1 | to.1 | len).is_multiple_of(PAGE) {
+        return Err(Error::invalid("peer-to-peer transfers are of whole pages"));
+    }
+    let pool = memmap::pool(pool)?;
+    // A page for each request: what is in a device's registers' space need not
+    // be reachable in larger pieces.
+    let buffer = Buffer::peer(alloc::vec![pool.take(PageSize::Size4K)?])?;
+    let mut done = 0;
+    while done < len {
+        let (source, target) = ((from.1 + done) / SECTOR, (to.1 + done) / SECTOR);
+        from.0
+            .transfer(Direction::FromDevice, source, &buffer, 0..PAGE)?;
+        to.0.transfer(Direction::ToDevice, target, &buffer, 0..PAGE)?;
+        done += PAGE;
+    }
+    Ok(done)
 }

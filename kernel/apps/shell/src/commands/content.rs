@@ -8,6 +8,7 @@ use quire::vfs::{File, FileKind, OpenOptions, SeekFrom};
 use sha2::{Digest, Sha256};
 
 use super::Entry;
+use super::dd::dax_device;
 use super::list::{Visit, walk};
 use crate::env::{Context, Failure, Outcome, What, usage};
 use crate::json;
@@ -545,6 +546,19 @@ fn hexdump(ctx: &mut Context) -> Outcome {
             let count = usize::try_from(left).unwrap_or(usize::MAX);
             let end = from.saturating_add(count).min(input.len());
             dump.feed(ctx, &input[from..end]);
+        }
+        [path] if let Some(device) = dax_device(ctx, path) => {
+            let device = device.what(path)?;
+            let mut at = skip;
+            let mut chunk = alloc::vec![0; CHUNK];
+            while left > 0 && at < device.len() {
+                let take = left.min(device.len() - at).min(CHUNK as u64);
+                let part = &mut chunk[..take as usize];
+                device.read_at(at, part).what(path)?;
+                dump.feed(ctx, part);
+                (at, left) = (at + take, left - take);
+                ctx.check_interrupt()?;
+            }
         }
         [path] => {
             let file = open(ctx, path)?;

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use quire::app::block::{self, BlockDevice, Direction};
+use quire::app::pmem::{self, DaxDevice};
 use quire::error::Error;
 use quire::vfs::{File, OpenOptions, SeekFrom};
 
@@ -24,8 +25,8 @@ pub(super) const COMMANDS: &[Entry] = &[
     Entry {
         name: "dd",
         area: "files",
-        usage: "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N] [seek=N] [conv=notrunc,fsync]",
-        help: "copy blocks of files and disks (`lsblk`); if=/dev/zero, of=/dev/null and pipes work",
+        usage: "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N] [seek=N] [conv=notrunc,fsync] [via=POOL]",
+        help: "copy blocks of files, disks (`lsblk`) and device-dax; via: from disk to disk through a device's memory (`memmap` lists it)",
         options: None,
         machine: false,
         run: dd,
@@ -75,6 +76,8 @@ struct Copy {
     seek: u64,
     keep_length: bool,
     sync: bool,
+    /// Peer-to-peer memory to go through.
+    via: Option<Vec<u8>>,
 }
 
 fn dd_arguments(ctx: &Context) -> Result<Copy, Failure> {
@@ -87,6 +90,7 @@ fn dd_arguments(ctx: &Context) -> Result<Copy, Failure> {
         seek: 0,
         keep_length: false,
         sync: false,
+        via: None,
     };
     for word in &ctx.args.operands {
         let Some(equals) = word.iter().position(|&byte| byte == b'=') else {
@@ -105,6 +109,7 @@ fn dd_arguments(ctx: &Context) -> Result<Copy, Failure> {
             b"skip" => copy.skip = number()?,
             b"seek" => copy.seek = number()?,
             b"status" => {}
+            b"via" => copy.via = Some(value.to_vec()),
             b"conv" => {
                 for flag in value.split(|&byte| byte == b',') {
                     match flag {
@@ -127,6 +132,7 @@ fn dd_arguments(ctx: &Context) -> Result<Copy, Failure> {
 enum Source {
     File(File),
     Disk(&'static Arc<dyn BlockDevice>),
+    Dax(Arc<DaxDevice>),
     Zeros,
     Input(Vec<u8>),
 }
@@ -135,6 +141,7 @@ enum Source {
 enum Target {
     File(File),
     Disk(&'static Arc<dyn BlockDevice>),
+    Dax(Arc<DaxDevice>),
     Null,
     Output,
 }
@@ -150,6 +157,13 @@ fn disk(ctx: &Context, name: &[u8]) -> Option<&'static Arc<dyn BlockDevice>> {
     }
 }
 
+/// The device-dax device of that name, if it is one's.
+pub(super) fn dax_device(ctx: &Context, name: &[u8]) -> Option<Result<Arc<DaxDevice>, Error>> {
+    let name = core::str::from_utf8(name.strip_prefix(b"/dev/").unwrap_or(name)).ok()?;
+    let known = ctx.env.machine && name.starts_with("dax") && !name.contains('/');
+    known.then(|| pmem::open_dax(name))
+}
+
 fn source(ctx: &mut Context, copy: &Copy) -> Result<Source, Failure> {
     let Some(path) = &copy.from else {
         return Ok(Source::Input(ctx.read_input()));
@@ -160,8 +174,11 @@ fn source(ctx: &mut Context, copy: &Copy) -> Result<Source, Failure> {
         }
         return Ok(Source::Zeros);
     }
-    match disk(ctx, path) {
-        Some(disk) => Ok(Source::Disk(disk)),
+    if let Some(disk) = disk(ctx, path) {
+        return Ok(Source::Disk(disk));
+    }
+    match dax_device(ctx, path) {
+        Some(device) => Ok(Source::Dax(device.what(path)?)),
         None => Ok(Source::File(open(ctx, path)?)),
     }
 }
@@ -175,6 +192,9 @@ fn target(ctx: &Context, copy: &Copy, seek: u64) -> Result<Target, Failure> {
     }
     if let Some(disk) = disk(ctx, path) {
         return Ok(Target::Disk(disk));
+    }
+    if let Some(device) = dax_device(ctx, path) {
+        return Ok(Target::Dax(device.what(path)?));
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);
@@ -220,12 +240,19 @@ fn dd(ctx: &mut Context) -> Outcome {
             let from_device = Direction::FromDevice;
             block::transfer(&***disk, from_device, skip, file, seek, len).what(&to_name)?
         }
+        (Source::Disk(from), Target::Disk(to)) if copy.via.is_some() => {
+            let pool = shown(copy.via.as_deref().unwrap_or_default());
+            let len = most.min(bytes_of(&***from).saturating_sub(skip));
+            block::transfer_by_peer(&pool, (&***from, skip), (&***to, seek), len).what(&to_name)?
+        }
+        _ if copy.via.is_some() => return usage("via= goes from disk to disk"),
         _ => by_blocks(ctx, &copy, source, &target, (skip, seek, most))?,
     };
     if copy.sync {
         match &target {
             Target::File(file) => file.sync_all().what(&to_name)?,
             Target::Disk(disk) => disk.flush().what(&to_name)?,
+            Target::Dax(device) => device.sync().what(&to_name)?,
             _ => {}
         }
     }
@@ -274,6 +301,13 @@ fn by_blocks(
                 block::read_at(&***disk, at, &mut buffer[..take]).what(&from_name)?;
                 take
             }
+            Source::Dax(device) => {
+                let at = skip.saturating_add(copied);
+                let left = device.len().saturating_sub(at);
+                let take = left.min(wanted as u64) as usize;
+                device.read_at(at, &mut buffer[..take]).what(&from_name)?;
+                take
+            }
             Source::File(file) => {
                 let mut count = 0;
                 while count < wanted {
@@ -293,6 +327,10 @@ fn by_blocks(
             Target::Disk(disk) => {
                 let at = seek.saturating_add(copied);
                 block::write_at(&***disk, at, &buffer[..count]).what(&to_name)?;
+            }
+            Target::Dax(device) => {
+                let at = seek.saturating_add(copied);
+                device.write_at(at, &buffer[..count]).what(&to_name)?;
             }
             Target::Output => ctx.print(&buffer[..count]),
             Target::Null => {}

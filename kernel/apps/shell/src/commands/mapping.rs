@@ -2,17 +2,20 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use quire::app::fs::{OpenOptions, Perms};
 use quire::app::map;
 use quire::app::pmem::{
-    FolioInfo, PageSize, PinInfo, dax_stat, density, folio_at_frame, owner_name, pgmaps, pins,
+    DaxDevice, FolioInfo, PageSize, PinInfo, dax_stat, density, folio_at_frame, owner_name, pgmaps,
+    pins,
 };
 use quire::app::system::pci_functions;
 use quire::error::Error;
 use quire::vfs::ParkedInfo;
 
 use super::Entry;
+use super::dd::dax_device;
 use crate::env::{Context, Outcome, What, shown, usage};
 use crate::format::human;
 use crate::json::{self, Json};
@@ -392,7 +395,35 @@ const PAGE: u64 = 4096;
 /// The most that `mapread` and `mapwrite` move.
 const MOST: u64 = 16 << 20;
 
+/// `map` of a device-dax device: all of it, or a part.
+fn map_device(ctx: &mut Context, device: &DaxDevice, words: &[Vec<u8>]) -> Outcome {
+    let range = match words {
+        [_] => (0, device.len()),
+        [_, offset, length] => match (size(offset), size(length)) {
+            (Some(offset), Some(length)) => (offset, length),
+            _ => return usage("an offset and a length in bytes"),
+        },
+        _ => return usage("a device, or a device, an offset and a length"),
+    };
+    let write = ctx.args.has(b'w');
+    let perms = if write { Perms::ReadWrite } else { Perms::Read };
+    let name = device.name();
+    let mapping = device.map(range.0, range.1, perms).what(name)?;
+    if ctx.args.has(b'p') {
+        mapping.populate(write).what(name)?;
+    }
+    let (start, len, leaves) = (mapping.addr().as_u64(), mapping.len(), mapping.leaves());
+    out!(ctx, "{start:#x}-{:#x} {leaves} leaves\n", start + len);
+    ctx.env.mappings.push((name.as_bytes().to_vec(), mapping));
+    Ok(())
+}
+
 fn map_command(ctx: &mut Context) -> Outcome {
+    let words = ctx.args.operands.clone();
+    if let Some(found) = words.first().and_then(|name| dax_device(ctx, name)) {
+        let device = found.what(&words[0])?;
+        return map_device(ctx, &device, &words);
+    }
     let (path, range) = match &ctx.args.operands.clone()[..] {
         [] => {
             list_mappings(ctx);
@@ -467,7 +498,10 @@ fn unmap(ctx: &mut Context) -> Outcome {
     match &ctx.args.operands.clone()[..] {
         [] => ctx.env.mappings.clear(),
         [path] => {
-            let full = ctx.path(path);
+            let full = match dax_device(ctx, path) {
+                Some(device) => device.what(path)?.name().as_bytes().to_vec(),
+                None => ctx.path(path),
+            };
             let before = ctx.env.mappings.len();
             ctx.env.mappings.retain(|(mapped, _)| *mapped != full);
             if ctx.env.mappings.len() == before {
