@@ -5,7 +5,7 @@ use zerocopy::FromBytes;
 
 use crate::disk::features::{
     COMPAT_NAMES, Compat, INCOMPAT_NAMES, INCOMPAT_READ, INCOMPAT_WRITE, Incompat, RO_COMPAT_NAMES,
-    RO_COMPAT_WRITE, RoCompat,
+    RO_COMPAT_RECOVER, RO_COMPAT_WRITE, RoCompat,
 };
 use crate::disk::group::{DESC_SIZE_64BIT, MAX_DESC_SIZE, MIN_DESC_SIZE};
 use crate::disk::superblock::{
@@ -111,15 +111,23 @@ fn check_features(sb: &SuperBlock) -> Result<()> {
     Ok(())
 }
 
-/// The features that forbid writing, by name.
-pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<()> {
+/// The features that forbid a writable mount, by name. One that only forbids
+/// changes by users is given: then recovery is all that may be done.
+pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<Option<&'static str>> {
     let alien = geo.incompat.difference(INCOMPAT_WRITE);
     for (bit, name) in INCOMPAT_NAMES {
         if alien.contains(*bit) {
             return Err(Error::Unsupported { feature: name });
         }
     }
-    let alien = geo.ro_compat.difference(RO_COMPAT_WRITE);
+    let frozen = geo.ro_compat.intersection(RO_COMPAT_RECOVER);
+    let frozen = RO_COMPAT_NAMES
+        .iter()
+        .find(|(bit, _)| frozen.contains(*bit))
+        .map(|(_, name)| *name);
+    let alien = geo
+        .ro_compat
+        .difference(RO_COMPAT_WRITE.union(RO_COMPAT_RECOVER));
     for (bit, name) in RO_COMPAT_NAMES {
         if alien.contains(*bit) {
             return Err(Error::Unsupported { feature: name });
@@ -158,7 +166,7 @@ pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<()> {
     if geo.clusters_per_group & 7 != 0 || geo.inodes_per_group & 7 != 0 {
         return Err(bad("blocks or inodes per group are not multiples of 8"));
     }
-    Ok(())
+    Ok(frozen)
 }
 
 impl Geometry {
@@ -283,12 +291,23 @@ impl Geometry {
         {
             return Err(bad("s_first_meta_bg"));
         }
-        let flex = u32::from(sb.s_log_groups_per_flex);
-        let flex_bits = if incompat.contains(Incompat::FLEX_BG) && flex < 32 {
-            flex
+        let flex_bits = if incompat.contains(Incompat::FLEX_BG) {
+            u32::from(sb.s_log_groups_per_flex)
         } else {
             0
         };
+        if flex_bits >= 32 {
+            return Err(bad("s_log_groups_per_flex"));
+        }
+        if ro_compat.contains(RoCompat::EXTRA_ISIZE) && inode_size > GOOD_OLD_INODE_SIZE {
+            let room = inode_size.saturating_sub(GOOD_OLD_INODE_SIZE);
+            if sb.s_want_extra_isize.get() > room {
+                return Err(bad("s_want_extra_isize"));
+            }
+            if sb.s_min_extra_isize.get() > room {
+                return Err(bad("s_min_extra_isize"));
+            }
+        }
 
         Ok(Self {
             block_shift,
@@ -332,6 +351,12 @@ impl Geometry {
     pub fn has_group_csum(&self) -> bool {
         self.ro_compat
             .intersects(RoCompat::METADATA_CSUM.union(RoCompat::GDT_CSUM))
+    }
+
+    /// The hash of names in directories without a tree, with its signedness.
+    pub fn plain_hash_version(&self) -> u8 {
+        let unsigned = if self.hash_unsigned { 3 } else { 0 };
+        self.def_hash_version.min(2).saturating_add(unsigned)
     }
 
     /// Bytes of a block.

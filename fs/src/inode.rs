@@ -18,6 +18,9 @@ use crate::pmem::Pmem;
 use crate::store::{Checked, Seal};
 use crate::types::{DeviceNumber, FileType, Ino, Stat, Timestamp};
 
+/// Bit of `s_default_mount_opts`: owners have 16 bits.
+const DEFAULT_UID16: u32 = 0x10;
+
 /// An inode in memory. A copy: changes reach the media by
 /// [`Ext4::put_inode`].
 #[derive(Clone, Debug)]
@@ -214,7 +217,16 @@ impl<P: Pmem> Ext4<P> {
         let mut raw = [0; RAW_INODE_SIZE];
         let known = raw.get_mut(..size.min(RAW_INODE_SIZE)).unwrap_or(&mut []);
         self.store.read(block, off, known)?;
-        let raw = RawInode::read_from_bytes(&raw).map_err(|_| Error::inode("record size", ino))?;
+        let mut raw =
+            RawInode::read_from_bytes(&raw).map_err(|_| Error::inode("record size", ino))?;
+        if !self.geo.incompat.contains(Incompat::BIT64) {
+            // Not a part of the number then, whatever it holds.
+            raw.l_i_file_acl_high = 0.into();
+        }
+        if self.sb.s_default_mount_opts.get() & DEFAULT_UID16 != 0 {
+            raw.l_i_uid_high = 0.into();
+            raw.l_i_gid_high = 0.into();
+        }
 
         let extra = if size > GOOD_OLD_SIZE {
             usize::from(raw.i_extra_isize.get())
@@ -249,6 +261,9 @@ impl<P: Pmem> Ext4<P> {
         if !known {
             if inode.has_block_map() && ino >= self.geo.first_ino {
                 self.check_root_blocks(&inode)?;
+            }
+            if inode.file_acl() != 0 {
+                self.check_not_system(&inode, inode.file_acl(), 1)?;
             }
             self.store.set_verified(Checked::Inode, u64::from(ino));
         }

@@ -3,12 +3,12 @@
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
-use crate::disk::features::Incompat;
+use crate::disk::features::{Incompat, RoCompat};
 use crate::disk::inode::ROOT_INO;
 use crate::disk::superblock::SuperBlock;
 use crate::error::{Error, Place, Result};
 use crate::geometry::{Geometry, check_writable, is_intact, read_superblock};
-use crate::journal::View;
+use crate::journal::{JournalMap, View};
 use crate::pmem::Pmem;
 use crate::store::Store;
 use crate::types::{FileType, Ino, MountOptions, StatFs, Timestamp};
@@ -60,6 +60,10 @@ pub struct Ext4<P> {
     pub(crate) oldest: Timestamp,
     /// The time of the call that runs, the same for all that it changes.
     pub(crate) clock: Option<Timestamp>,
+    /// The feature for which nothing may be changed but by unmounting.
+    pub(crate) frozen: Option<&'static str>,
+    /// The journal's blocks, which no file may have.
+    pub(crate) journal_blocks: JournalMap,
 }
 
 impl<P> core::fmt::Debug for Ext4<P> {
@@ -81,6 +85,16 @@ impl<P: Pmem> Ext4<P> {
     /// replays them first, and a read-only one looks through them: both show
     /// the same files.
     pub fn mount(pmem: P, options: MountOptions) -> Result<Self> {
+        Self::mount_as(pmem, options, false)
+    }
+
+    /// The same, for recovering and unmounting: also where a feature (bigalloc,
+    /// quota) forbids everything else. A change then fails with its name.
+    pub fn mount_to_recover(pmem: P, options: MountOptions) -> Result<Self> {
+        Self::mount_as(pmem, options, true)
+    }
+
+    fn mount_as(pmem: P, options: MountOptions, recover_only: bool) -> Result<Self> {
         let sb = read_superblock(&pmem)?;
         // A superblock whose last change was cut may still find its journal.
         let geo = if is_intact(&sb) {
@@ -88,8 +102,14 @@ impl<P: Pmem> Ext4<P> {
         } else {
             Geometry::derive(&sb, pmem.len())?
         };
+        let mut frozen = None;
         if options.writable {
-            check_writable(&sb, &geo)?;
+            frozen = check_writable(&sb, &geo)?;
+            if let Some(feature) = frozen
+                && !recover_only
+            {
+                return Err(Error::Unsupported { feature });
+            }
             if !pmem.is_writable() {
                 return Err(Error::ReadOnly);
             }
@@ -98,6 +118,7 @@ impl<P: Pmem> Ext4<P> {
         // A checksum may be wrong until the log has been recovered.
         fs.check_groups(false)?;
         let mut journal = fs.load_journal()?;
+        let journal_blocks = journal.as_ref().map(|journal| journal.map.clone());
         if let Some(crashed) = journal.take_if(|journal| journal.pending.is_some()) {
             fs = fs.recovered(crashed)?;
             if options.writable {
@@ -107,15 +128,23 @@ impl<P: Pmem> Ext4<P> {
             fs.check_groups(true)?;
         }
         fs.settled = true;
+        fs.journal_blocks = journal_blocks.unwrap_or_default();
         fs.check_encoding()?;
         fs.check_orphan_file()?;
+        if options.writable {
+            fs.check_mmp()?;
+        }
         let root = fs.inode(Ino(ROOT_INO))?;
         if root.kind != FileType::Directory || root.size() == 0 {
             return Err(Error::inode("the root is not a directory", ROOT_INO));
         }
         if options.writable {
             fs.count_groups()?;
+            if frozen.is_some() {
+                fs.check_no_orphans()?;
+            }
             fs.start_writing(journal)?;
+            fs.frozen = frozen;
         }
         Ok(fs)
     }
@@ -145,6 +174,8 @@ impl<P: Pmem> Ext4<P> {
             touched: crate::ops::durability::Touched::default(),
             oldest: Timestamp::default(),
             clock: None,
+            frozen: None,
+            journal_blocks: JournalMap::default(),
         }
     }
 
@@ -277,6 +308,17 @@ impl<P: Pmem> Ext4<P> {
     /// find it.
     pub fn folds_case(&self) -> bool {
         self.geo.incompat.contains(Incompat::CASEFOLD)
+    }
+
+    /// Deleting what the last mount left is a change like any other.
+    fn check_no_orphans(&self) -> Result<()> {
+        let listed = self.sb.ro_compat().contains(RoCompat::ORPHAN_PRESENT);
+        if listed || self.sb.s_last_orphan.get() != 0 {
+            return Err(Error::Unsupported {
+                feature: "deleting orphans with bigalloc or quota",
+            });
+        }
+        Ok(())
     }
 
     /// The name encoding of `casefold`: only UTF-8 is defined.

@@ -68,6 +68,12 @@ impl<P: Pmem> Ext4<P> {
                 ))
             };
         }
+        if self.sb.s_journal_dev.get() != 0 {
+            return Err(Error::corrupt(
+                "both a journal inode and a journal device",
+                Place::Superblock,
+            ));
+        }
         let map = self.journal_map(ino)?;
         let (sb, pending) = {
             let log = Log::new(self.store.pmem(), &map, self.geo.block_size);
@@ -101,6 +107,7 @@ impl<P: Pmem> Ext4<P> {
         while map.len() < blocks {
             match self.map_block(&inode, map.len())? {
                 Mapping::Mapped { block, len } => {
+                    self.check_not_system(&inode, block.0, len)?;
                     map.push(block.0, len.min(blocks.saturating_sub(map.len())));
                 }
                 _ => return Err(wrong("the journal has a hole")),
@@ -108,6 +115,9 @@ impl<P: Pmem> Ext4<P> {
         }
         if map.is_empty() {
             return Err(wrong("the journal has no blocks"));
+        }
+        if !map.is_disjoint() {
+            return Err(wrong("the journal has a block twice"));
         }
         Ok(map)
     }
@@ -136,7 +146,14 @@ impl<P: Pmem> Ext4<P> {
             fs.count_groups()?;
             return Ok(fs);
         }
-        check_writable(&after, &geo)?;
+        if check_writable(&after, &geo)?.is_some() {
+            let orphans = after.ro_compat().contains(RoCompat::ORPHAN_PRESENT);
+            if orphans || after.s_last_orphan.get() != 0 {
+                return Err(Error::Unsupported {
+                    feature: "deleting orphans with bigalloc or quota",
+                });
+            }
+        }
         let pmem = view.into_inner();
         put_in_place(&Log::new(&pmem, &map, block_size), &sb, &pending)?;
         let mut clean = after;

@@ -183,7 +183,9 @@ pub(crate) fn dir_key(ino: u32, block: u64) -> u64 {
     block ^ (u64::from(ino) << 32).wrapping_mul(0x9e37_79b9)
 }
 
-fn check_dx(seed: u32, off: usize, bytes: &[u8]) -> bool {
+/// Whether the checksum of an index node, whose entries start at `off`, is
+/// right.
+pub(super) fn check_dx(seed: u32, off: usize, bytes: &[u8]) -> bool {
     let Some(head) = parse::<DxCountLimit>(bytes, off) else {
         return false;
     };

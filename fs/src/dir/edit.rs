@@ -497,6 +497,9 @@ impl<P: Pmem> Ext4<P> {
 
     /// Whether a directory holds nothing but `.` and `..`.
     pub(crate) fn is_empty_dir(&self, dir: &Inode) -> Result<bool> {
+        if dir.inline {
+            return Ok(self.inline_names(dir)?.len() <= 2);
+        }
         if let Some(index) = self.names.get(dir.ino) {
             return Ok(index.others == 0);
         }

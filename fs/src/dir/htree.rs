@@ -2,24 +2,26 @@
 //!
 //! The tree has one to three levels of index blocks over the leaf blocks. An
 //! index entry's hash with the lowest bit set says that names with that hash
-//! may also stand in the block before. Anything in the tree that makes no
-//! sense means "no tree": the directory can still be read block by block,
-//! as Linux does.
+//! may also stand in the block before. An index that makes no sense means "no
+//! tree": the directory can still be read block by block, as Linux does. A
+//! block of it that is not there, or whose checksum is wrong, is damage.
 
 use alloc::vec::Vec;
 
 use crate::disk::dir::{
     DX_ENTRY_SIZE, DX_ROOT_ENTRIES, DX_ROOT_INFO, DxCountLimit, DxEntry, DxRootInfo, DxTail,
+    RawDirent, decode_rec_len, leaf_checksum,
 };
 use crate::disk::features::Incompat;
 use crate::disk::hash::{NameHash, TEA, name_hash};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::{Ext4, parse};
 use crate::pmem::Pmem;
+use crate::store::Checked;
 use crate::types::Mapping;
 
-use super::block::{Entry, dx_entries_offset, entries};
+use super::block::{Entry, check_dx, dir_key, dx_entries_offset, entries, leaf_tail};
 
 /// What a look-up by hash gave.
 pub(crate) enum Found {
@@ -110,39 +112,102 @@ impl<P: Pmem> Ext4<P> {
         })
     }
 
-    /// Walks down to the leaf where names with `hash` begin. `None`: no
-    /// usable tree.
-    pub(crate) fn dx_probe(
+    /// Reads a block that the tree leads to, and verifies what it must be: an
+    /// index node or a leaf.
+    pub(crate) fn tree_block(
         &self,
         dir: &Inode,
-        name: &[u8],
+        fb: u32,
+        index: bool,
         buf: &mut [u8],
-    ) -> Result<Option<(DxPath, u32)>> {
-        let Some(block) = self.dir_block_at(dir, 0, buf)? else {
-            return Ok(None);
+    ) -> Result<u64> {
+        let wrong = |what| Err(Error::inode(what, dir.ino));
+        if fb >= self.dir_blocks(dir)? {
+            return wrong("a hash tree leads past the end of its directory");
+        }
+        let Mapping::Mapped { block, .. } = self.map_block(dir, fb)? else {
+            return wrong("a hash tree leads to a hole");
         };
-        let Some(info) = parse::<DxRootInfo>(buf, DX_ROOT_INFO) else {
-            return Ok(None);
+        self.store.read(block.0, 0, buf)?;
+        let first: RawDirent =
+            parse(buf, 0).ok_or(Error::inode("block of a directory", dir.ino))?;
+        let like_index = fb == 0 || decode_rec_len(first.rec_len.get(), buf.len()) == buf.len();
+        if index && !like_index {
+            return wrong("a leaf where the hash tree has an index");
+        }
+        let key = dir_key(dir.ino, block.0);
+        if !self.geo.has_csum() || self.store.is_verified(Checked::DirBlock, key) {
+            return Ok(block.0);
+        }
+        let seed = dir.seed(self.geo.seed);
+        let right = if index {
+            dx_entries_offset(&self.geo, fb, buf).is_some_and(|at| check_dx(seed, at, buf))
+        } else if like_index {
+            // An empty leaf looks like an index: only the caller knows.
+            return Ok(block.0);
+        } else {
+            leaf_tail(buf).is_some_and(|t| t.det_checksum.get() == leaf_checksum(seed, buf))
         };
+        if !right {
+            return Err(Error::block("checksum of a directory block", block.0));
+        }
+        self.store.set_verified(Checked::DirBlock, key);
+        Ok(block.0)
+    }
+
+    /// The version of a tree's hashes and its levels, from the root in `buf`.
+    fn dx_shape(&self, buf: &[u8]) -> Option<(u8, usize)> {
+        let info = parse::<DxRootInfo>(buf, DX_ROOT_INFO)?;
         let mut version = info.hash_version;
         if version > TEA || info.unused_flags & 1 != 0 {
-            return Ok(None);
+            return None;
         }
         if self.geo.hash_unsigned {
             version = version.saturating_add(3);
         }
-        let Some(hash) = name_hash(name, version, &self.geo.hash_seed) else {
-            return Ok(None);
-        };
         let levels = usize::from(info.indirect_levels).saturating_add(1);
         let most = if self.geo.incompat.contains(Incompat::LARGEDIR) {
             MAX_LEVELS
         } else {
             2
         };
-        if levels > most {
+        (levels <= most).then_some((version, levels))
+    }
+
+    /// The version of the hashes that a directory's tree is sorted by. `None`:
+    /// no usable tree.
+    pub(crate) fn tree_version(&self, dir: &Inode, buf: &mut [u8]) -> Result<Option<u8>> {
+        self.tree_block(dir, 0, true, buf)?;
+        Ok(self.dx_shape(buf).map(|(version, _)| version))
+    }
+
+    /// Walks down to the leaf where `name` must be. `None`: no usable tree.
+    pub(crate) fn dx_probe(
+        &self,
+        dir: &Inode,
+        name: &[u8],
+        buf: &mut [u8],
+    ) -> Result<Option<(DxPath, u32)>> {
+        let Some(version) = self.tree_version(dir, buf)? else {
             return Ok(None);
+        };
+        match name_hash(name, version, &self.geo.hash_seed) {
+            Some(hash) => self.dx_descend(dir, hash, buf),
+            None => Ok(None),
         }
+    }
+
+    /// Walks down to the leaf where names with `hash` begin.
+    pub(crate) fn dx_descend(
+        &self,
+        dir: &Inode,
+        hash: NameHash,
+        buf: &mut [u8],
+    ) -> Result<Option<(DxPath, u32)>> {
+        let block = self.tree_block(dir, 0, true, buf)?;
+        let Some((version, levels)) = self.dx_shape(buf) else {
+            return Ok(None);
+        };
         let mut path = DxPath {
             frames: [Frame::default(); MAX_LEVELS],
             levels,
@@ -152,10 +217,7 @@ impl<P: Pmem> Ext4<P> {
         let (mut fb, mut block) = (0, block);
         for level in 0..levels {
             if level > 0 {
-                match self.dir_block_at(dir, fb, buf)? {
-                    Some(b) => block = b,
-                    None => return Ok(None),
-                }
+                block = self.tree_block(dir, fb, true, buf)?;
             }
             let Some(frame) = self.dx_frame(fb, block, buf, hash.major) else {
                 return Ok(None);
@@ -170,6 +232,11 @@ impl<P: Pmem> Ext4<P> {
                 *slot = frame;
             }
             fb = entry.block.get() & 0x0fff_ffff;
+            // No way down meets a block twice.
+            let above = path.frames.get(..=level).unwrap_or(&[]);
+            if above.iter().any(|frame| frame.fb == fb) {
+                return Ok(None);
+            }
         }
         Ok(Some((path, fb)))
     }
@@ -209,12 +276,17 @@ impl<P: Pmem> Ext4<P> {
         Ok(nodes.is_sorted().then_some((nodes, path.version)))
     }
 
-    /// The leaf after the one that `path` leads to, if names with the same
-    /// hash go on there.
-    fn dx_next_leaf(&self, dir: &Inode, path: &mut DxPath, buf: &mut [u8]) -> Result<Option<u32>> {
+    /// The leaf after the one that `path` leads to, with the hash that it
+    /// begins at.
+    pub(crate) fn dx_next_leaf(
+        &self,
+        dir: &Inode,
+        path: &mut DxPath,
+        buf: &mut [u8],
+    ) -> Result<Option<(u32, u32)>> {
         let mut level = path.levels;
         // Up to the lowest node that has another entry.
-        let fb = loop {
+        let (mut fb, hash) = loop {
             let Some(up) = level.checked_sub(1) else {
                 return Ok(None);
             };
@@ -227,24 +299,15 @@ impl<P: Pmem> Ext4<P> {
                 continue;
             }
             let frame = *frame;
-            if self.dir_block_at(dir, frame.fb, buf)?.is_none() {
-                return Ok(None);
-            }
+            self.tree_block(dir, frame.fb, true, buf)?;
             let Some(entry) = dx_entry(buf, frame.base, frame.at) else {
                 return Ok(None);
             };
-            let hash = entry.hash.get();
-            if hash & 1 == 0 || hash & !1 != path.hash.major {
-                return Ok(None);
-            }
-            break entry.block.get() & 0x0fff_ffff;
+            break (entry.block.get() & 0x0fff_ffff, entry.hash.get());
         };
         // And down again along the first entries.
-        let mut fb = fb;
         for below in level.saturating_add(1)..path.levels {
-            let Some(block) = self.dir_block_at(dir, fb, buf)? else {
-                return Ok(None);
-            };
+            let block = self.tree_block(dir, fb, true, buf)?;
             let Some(mut frame) = self.dx_frame(fb, block, buf, 0) else {
                 return Ok(None);
             };
@@ -257,7 +320,7 @@ impl<P: Pmem> Ext4<P> {
             }
             fb = entry.block.get() & 0x0fff_ffff;
         }
-        Ok(Some(fb))
+        Ok(Some((fb, hash)))
     }
 
     /// Finds a name.
@@ -269,18 +332,17 @@ impl<P: Pmem> Ext4<P> {
         // Each step takes another index entry, so the number of blocks of
         // the directory bounds the steps in a sound tree.
         for _ in 0..self.dir_blocks(dir)? {
-            let Some(block) = self.dir_block_at(dir, fb, &mut buf)? else {
-                return Ok(Found::NoTree);
-            };
-            for entry in entries(&self.geo, &buf, block) {
-                let entry = entry?;
+            let block = self.tree_block(dir, fb, false, &mut buf)?;
+            // What stands behind a damaged entry is not seen.
+            for entry in entries(&self.geo, &buf, block).map_while(Result::ok) {
                 if entry.ino != 0 && entry.name(&buf) == name {
                     return Ok(Found::Entry((fb, block, entry)));
                 }
             }
             match self.dx_next_leaf(dir, &mut path, &mut buf)? {
-                Some(next) => fb = next,
-                None => break,
+                // Names with the same hash go on there.
+                Some((next, hash)) if hash & 1 == 1 && hash & !1 == path.hash.major => fb = next,
+                _ => break,
             }
         }
         Ok(Found::Nothing)

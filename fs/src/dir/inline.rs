@@ -2,6 +2,7 @@
 //! of `i_block`, then entries in the attribute `system.data`. `.` and `..`
 //! are not stored.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::disk::inode::BLOCK_AREA;
@@ -12,6 +13,7 @@ use crate::pmem::Pmem;
 use crate::types::{Dirent, FileType, Ino};
 
 use super::block::{Entry, entries};
+use super::edit::NewEntry;
 
 /// Bytes of the parent's number.
 const PARENT: usize = 4;
@@ -42,6 +44,26 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         Ok((parent, bytes, all))
+    }
+
+    /// All names, `.` and `..` among them, ready to be written to a block.
+    pub(crate) fn inline_names(&self, dir: &Inode) -> Result<Vec<NewEntry>> {
+        let (parent, bytes, all) = self.inline_entries(dir)?;
+        let mut names = vec![
+            self.new_entry(b".", dir.ino, FileType::Directory),
+            self.new_entry(b"..", parent, FileType::Directory),
+        ];
+        for entry in all {
+            let entry = entry?;
+            if entry.ino != 0 {
+                names.push(NewEntry {
+                    ino: entry.ino,
+                    file_type: entry.file_type,
+                    name: entry.name(&bytes).to_vec(),
+                });
+            }
+        }
+        Ok(names)
     }
 
     pub(super) fn inline_lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {

@@ -6,6 +6,7 @@ mod edit;
 pub(crate) mod htree;
 mod index;
 mod inline;
+mod list;
 pub(crate) mod names;
 
 use crate::disk::dir::{DIRENT_HEAD, NAME_MAX, RawDirent, decode_rec_len};
@@ -55,6 +56,9 @@ impl<P: Pmem> Ext4<P> {
             self.find_entry(dir, name)?.map(|(_, _, entry)| entry.ino)
         };
         match found {
+            Some(ino) if ino == dir.ino && name != b"." && name != b".." => {
+                Err(Error::inode("a directory with a name in itself", ino))
+            }
             Some(ino) if self.geo.is_valid_ino(ino) => Ok(Some(Ino(ino))),
             Some(_) => Err(Error::inode(
                 "a directory entry with a bad inode number",

@@ -198,6 +198,9 @@ pub const INCOMPAT_WRITE: Incompat = Incompat::FILETYPE
     .union(Incompat::EA_INODE)
     .union(Incompat::CSUM_SEED)
     .union(Incompat::LARGEDIR)
+    .union(Incompat::MMP)
+    .union(Incompat::INLINE_DATA)
+    .union(Incompat::CASEFOLD)
     .union(Incompat::ENCRYPT);
 
 /// What can be written among the read-only-compatible features.
@@ -212,3 +215,7 @@ pub const RO_COMPAT_WRITE: RoCompat = RoCompat::SPARSE_SUPER
     .union(RoCompat::PROJECT)
     .union(RoCompat::VERITY)
     .union(RoCompat::ORPHAN_PRESENT);
+
+/// Features with which a file system can be recovered and unmounted, but with
+/// which nothing else may be changed yet.
+pub const RO_COMPAT_RECOVER: RoCompat = RoCompat::BIGALLOC.union(RoCompat::QUOTA);

@@ -89,6 +89,27 @@ impl JournalMap {
         self.0.is_empty()
     }
 
+    /// Whether no block of the file system is in it twice.
+    pub fn is_disjoint(&self) -> bool {
+        let mut pieces: Vec<(u64, u64)> = self
+            .0
+            .iter()
+            .map(|p| (p.fs_block, p.fs_block.saturating_add(u64::from(p.len))))
+            .collect();
+        pieces.sort_unstable();
+        pieces
+            .windows(2)
+            .all(|pair| matches!(pair, [(_, end), (next, _)] if end <= next))
+    }
+
+    /// Whether a range of the file system's blocks has one of the journal's.
+    pub fn meets(&self, block: u64, len: u64) -> bool {
+        self.0.iter().any(|piece| {
+            let end = piece.fs_block.saturating_add(u64::from(piece.len));
+            block < end && piece.fs_block < block.saturating_add(len)
+        })
+    }
+
     /// The file system block behind a journal block.
     pub fn resolve(&self, journal_block: u32) -> Option<u64> {
         let after = self

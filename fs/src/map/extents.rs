@@ -103,7 +103,7 @@ impl<P: Pmem> Ext4<P> {
             if depth == 0 {
                 let raw: RawExtent = parse(node, off).ok_or(wrong("extent entry"))?;
                 let extent = Extent::from(raw);
-                if extent.len == 0 || extent.end() > 1 << 32 {
+                if extent.len == 0 || extent.end() > u64::from(u32::MAX) {
                     return Err(wrong("length of an extent"));
                 }
                 if !self.geo.is_data_range(extent.start, u64::from(extent.len)) {

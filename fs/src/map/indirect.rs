@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::{Ext4, le32};
 use crate::pmem::Pmem;
+use crate::store::Checked;
 use crate::types::{FsBlock, Mapping};
 
 use super::extents::hole;
 
 /// Pointers to data in the inode.
-const DIRECT: u32 = 12;
+pub(super) const DIRECT: u32 = 12;
 /// Pointers looked at to find a contiguous run.
 const RUN: usize = 64;
 
@@ -63,9 +64,10 @@ impl<P: Pmem> Ext4<P> {
         self.geo.block_size >> 2
     }
 
-    /// Checks the pointers in the inode.
+    /// Checks the pointers to data in the inode. Those to blocks of pointers
+    /// are checked when they are used.
     pub(crate) fn check_indirect_root(&self, inode: &Inode) -> Result<()> {
-        for raw in inode.raw.i_block.chunks_exact(4) {
+        for raw in inode.raw.i_block.chunks_exact(4).take(DIRECT as usize) {
             let block = le32(raw, 0).unwrap_or(0);
             if block != 0 && !self.geo.is_data_range(u64::from(block), 1) {
                 return Err(Error::inode(
@@ -86,6 +88,22 @@ impl<P: Pmem> Ext4<P> {
                 inode.ino,
             ))
         }
+    }
+
+    /// Checks all pointers of a block before it is used for the first time.
+    fn check_pointers(&self, inode: &Inode, block: u64) -> Result<()> {
+        if self.store.is_verified(Checked::Pointers, block) {
+            return Ok(());
+        }
+        for raw in self.store.read_block(block)?.chunks_exact(4) {
+            let pointer = le32(raw, 0).unwrap_or(0);
+            self.check_pointer(inode, pointer)?;
+            if pointer != 0 && inode.ino >= self.geo.first_ino {
+                self.check_not_system(inode, u64::from(pointer), 1)?;
+            }
+        }
+        self.store.set_verified(Checked::Pointers, block);
+        Ok(())
     }
 
     /// Where `target` is.
@@ -126,6 +144,7 @@ impl<P: Pmem> Ext4<P> {
                 let left = span.saturating_sub(within);
                 return Ok(hole(target, u64::from(target).saturating_add(left)));
             }
+            self.check_pointers(inode, u64::from(pointer))?;
             let at = slot.saturating_mul(4) as usize;
             if level.saturating_add(1) == path.depth {
                 let left = (pointers.saturating_sub(slot) as usize).min(RUN);

@@ -52,7 +52,12 @@ impl<P: Pmem> Ext4<P> {
         if inode.has(InodeFlags::EXTENTS) {
             self.check_node_blocks(inode, &inode.raw.i_block)
         } else {
-            for raw in inode.raw.i_block.chunks_exact(4) {
+            for raw in inode
+                .raw
+                .i_block
+                .chunks_exact(4)
+                .take(indirect::DIRECT as usize)
+            {
                 let block = u64::from(crate::mount::le32(raw, 0).unwrap_or(0));
                 if block != 0 {
                     self.check_not_system(inode, block, 1)?;
@@ -64,6 +69,9 @@ impl<P: Pmem> Ext4<P> {
 
     /// Refuses a range of blocks that holds metadata of the file system.
     pub(crate) fn check_not_system(&self, inode: &Inode, block: u64, len: u32) -> Result<()> {
+        if self.journal_blocks.meets(block, u64::from(len)) {
+            return Err(Error::inode("a block of the journal", inode.ino));
+        }
         let mut at = block;
         let end = block.saturating_add(u64::from(len));
         while at < end {

@@ -42,20 +42,22 @@ impl<P: Pmem> Ext4<P> {
             _ => return Err(Error::WrongType),
         }
         self.check_plain(&inode)?;
-        if inode.has(InodeFlags::INLINE_DATA) {
-            return Err(Error::Unsupported {
-                feature: "inline_data",
-            });
-        }
         if inode.has(InodeFlags::IMMUTABLE) {
             return Err(Error::NotPermitted);
         }
         Ok(inode)
     }
 
+    /// The same in a transaction, with its data in blocks.
+    fn changing_file(&mut self, ino: Ino) -> Result<Inode> {
+        let mut inode = self.writable_file(ino)?;
+        self.spill_inline(&mut inode)?;
+        Ok(inode)
+    }
+
     /// A regular file in which anything may change, not only its end.
-    pub(super) fn free_file(&self, ino: Ino) -> Result<Inode> {
-        let inode = self.writable_file(ino)?;
+    pub(super) fn free_file(&mut self, ino: Ino) -> Result<Inode> {
+        let inode = self.changing_file(ino)?;
         if inode.has(InodeFlags::APPEND) {
             return Err(Error::NotPermitted);
         }
@@ -106,13 +108,14 @@ impl<P: Pmem> Ext4<P> {
         // the time stamp is due.
         let now = self.now();
         if end <= inode.size()
+            && !inode.inline
             && !is_due(inode.mtime(), now)
             && self.overwrite(&inode, offset, data)?
         {
             return Ok(data.len());
         }
         let result = self.run(|fs| {
-            let mut inode = fs.writable_file(ino)?;
+            let mut inode = fs.changing_file(ino)?;
             fs.zero_tail(&inode, end)?;
             fs.write_blocks(&mut inode, offset, data)?;
             if end > inode.size() {
@@ -288,7 +291,7 @@ impl<P: Pmem> Ext4<P> {
     /// not reach past the block in which the file ends.
     pub fn allocate(&mut self, ino: Ino, blocks: Range<u32>) -> Result<()> {
         let result = self.run(|fs| {
-            let mut inode = fs.writable_file(ino)?;
+            let mut inode = fs.changing_file(ino)?;
             let end = inode.size().div_ceil(u64::from(fs.geo.block_size));
             if blocks.is_empty() || u64::from(blocks.end) > end {
                 return Err(Error::Invalid);

@@ -23,13 +23,24 @@ impl<P: Pmem> Ext4<P> {
         if inode.raw.i_links_count.get() == 0 {
             return Err(Error::NotFound);
         }
-        if inode.has(InodeFlags::INLINE_DATA) {
+        if inode.has(InodeFlags::CASEFOLD) {
+            // The order of folded names needs Unicode's tables.
             return Err(Error::Unsupported {
-                feature: "inline_data",
+                feature: "changing a directory with casefold",
             });
         }
         if inode.has(InodeFlags::IMMUTABLE) {
             return Err(Error::NotPermitted);
+        }
+        Ok(inode)
+    }
+
+    /// The same in a transaction, with its entries in blocks.
+    fn changing_dir(&mut self, dir: Ino) -> Result<Inode> {
+        let mut inode = self.writable_dir(dir)?;
+        if inode.inline {
+            self.spill_inline(&mut inode)?;
+            self.put_inode(&mut inode)?;
         }
         Ok(inode)
     }
@@ -73,7 +84,7 @@ impl<P: Pmem> Ext4<P> {
         mut fill: impl FnMut(&mut Self, &mut Inode) -> Result<()>,
     ) -> Result<Ino> {
         self.run(|fs| {
-            let mut parent = fs.writable_dir(dir)?;
+            let mut parent = fs.changing_dir(dir)?;
             fs.index_names(&parent)?;
             fs.check_new_name(&parent, name)?;
             let kind = FileType::from_mode(new.mode).ok_or(Error::Invalid)?;
@@ -239,7 +250,7 @@ impl<P: Pmem> Ext4<P> {
     /// Gives an object a further name.
     pub fn link(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<()> {
         self.run(|fs| {
-            let mut parent = fs.writable_dir(dir)?;
+            let mut parent = fs.changing_dir(dir)?;
             fs.index_names(&parent)?;
             let mut inode = fs.inode(ino)?;
             if inode.kind == FileType::Directory {
@@ -275,7 +286,7 @@ impl<P: Pmem> Ext4<P> {
     /// [`evict`](Self::evict).
     pub fn unlink(&mut self, dir: Ino, name: &[u8], release: Release<'_>) -> Result<(Ino, u32)> {
         let done = self.run(|fs| {
-            let mut parent = fs.writable_dir(dir)?;
+            let mut parent = fs.changing_dir(dir)?;
             fs.index_names(&parent)?;
             let (fb, block, entry) = fs.find_entry(&parent, name)?.ok_or(Error::NotFound)?;
             let mut inode = fs.inode(Ino(entry.ino))?;
@@ -337,7 +348,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::NotEmpty);
         }
         self.run(|fs| {
-            let mut parent = fs.writable_dir(dir)?;
+            let mut parent = fs.changing_dir(dir)?;
             fs.index_names(&parent)?;
             let (fb, block, entry) = fs.find_entry(&parent, name)?.ok_or(Error::NotFound)?;
             let mut inode = fs.directory(Ino(entry.ino))?;
@@ -412,8 +423,8 @@ impl<P: Pmem> Ext4<P> {
         release: Release<'_>,
     ) -> Result<Option<(Ino, u32)>> {
         let same_dir = from_dir == to_dir;
-        let mut source = self.writable_dir(from_dir)?;
-        let mut target = self.writable_dir(to_dir)?;
+        let mut source = self.changing_dir(from_dir)?;
+        let mut target = self.changing_dir(to_dir)?;
         self.index_names(&source)?;
         self.index_names(&target)?;
         let (_, _, entry) = self.find_entry(&source, from)?.ok_or(Error::NotFound)?;
@@ -469,6 +480,7 @@ impl<P: Pmem> Ext4<P> {
             .ok_or(Error::inode("a name is lost", source.ino))?;
         self.remove_entry(&source, fb, block, &entry)?;
         if is_dir && !same_dir {
+            self.spill_inline(&mut moved)?;
             let (fb, block, dotdot) = self
                 .find_entry(&moved, b"..")?
                 .ok_or(Error::inode("a directory without ..", moved.ino))?;

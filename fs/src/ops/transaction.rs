@@ -27,6 +27,9 @@ impl<P: Pmem> Ext4<P> {
         if !self.is_writable() {
             return Err(Error::ReadOnly);
         }
+        if let Some(feature) = self.frozen {
+            return Err(Error::Unsupported { feature });
+        }
         let mut result = self.attempt(&mut f);
         let wait = match result {
             Err(Error::NoSpace) => self.store.has_frees(),
@@ -187,6 +190,7 @@ impl<P: Pmem> Ext4<P> {
                 feature: "metadata_csum together with uninit_bg",
             });
         }
+        self.claim_mmp(true)?;
         let now = self.now();
         let seed = (now.secs as u32) ^ now.nanos ^ self.sb.s_wtime.get();
         self.alloc.start(self.geo.groups, seed);
@@ -246,6 +250,7 @@ impl<P: Pmem> Ext4<P> {
                 return Err(Error::ReadOnly);
             }
             let now = self.now();
+            self.frozen = None;
             self.run(|fs| {
                 fs.put_sb_time(sb_field!(s_wtime), sb_field!(s_wtime_hi), now)?;
                 fs.put_totals()?;
@@ -263,6 +268,7 @@ impl<P: Pmem> Ext4<P> {
                 self.run(|fs| fs.mark_recover(false))?;
                 self.commit()?;
             }
+            self.claim_mmp(false)?;
             self.store.pmem().drain()?;
         }
         Ok(self.store.into_pmem().into_inner())

@@ -18,6 +18,7 @@ pub(crate) enum Checked {
     BlockBitmap = 5,
     InodeBitmap = 6,
     Xattr = 7,
+    Pointers = 8,
 }
 
 /// The table.

@@ -10,9 +10,9 @@ use zerocopy::IntoBytes;
 
 use crate::disk::inode::{GOOD_OLD_SIZE, InodeFlags};
 use crate::disk::xattr::{
-    ENTRY_HEAD, HEADER_SIZE, IBODY_HEADER_SIZE, INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, XATTR_MAGIC,
-    XattrEntry, XattrHeader, block_checksum, block_hash, entry_hash, entry_size, split_name,
-    value_size,
+    ENTRY_HEAD, HEADER_SIZE, IBODY_HEADER_SIZE, INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, INDEX_SYSTEM,
+    XATTR_MAGIC, XattrEntry, XattrHeader, block_checksum, block_hash, entry_hash, entry_size,
+    split_name, value_size,
 };
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -202,6 +202,13 @@ impl<P: Pmem> Ext4<P> {
         }
         inode.set_ctime(self.now());
         self.put_inode(&mut inode)
+    }
+
+    /// Removes the attribute that holds inline data.
+    pub(crate) fn drop_inline_value(&mut self, inode: &Inode) -> Result<()> {
+        let mut inside = self.full(inode, self.ibody_area(inode)?)?;
+        inside.retain(|a| !(a.index == INDEX_SYSTEM && a.name == b"data"));
+        self.put_ibody(inode, &inside)
     }
 
     /// One attribute less has its value in this inode; the last one frees

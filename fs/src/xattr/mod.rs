@@ -50,6 +50,17 @@ impl Area {
             .iter()
             .find(|a| a.index == index && a.name == name)
     }
+
+    /// The same in a block, whose attributes are sorted: one that stands
+    /// behind a greater one is not found, as Linux does not find it.
+    fn find_sorted(&self, index: u8, name: &[u8]) -> Option<&Attr> {
+        let wanted = (index, name.len(), name);
+        let key = |a: &&Attr| (a.index, a.name.len(), a.name.as_slice()) < wanted;
+        self.attrs
+            .iter()
+            .find(|a| !key(a))
+            .filter(|a| a.index == index && a.name == name)
+    }
 }
 
 /// Reads the entries in `bytes` from `first` on; value offsets count from
@@ -106,6 +117,21 @@ pub(crate) fn parse_area(
 }
 
 impl<P: Pmem> Ext4<P> {
+    /// Reads an area in a file system with these features.
+    fn sound_area(
+        &self,
+        bytes: Vec<u8>,
+        first: usize,
+        wrong: impl Fn(&'static str) -> Error,
+    ) -> Result<Option<Area>> {
+        let area = parse_area(bytes, first, &wrong)?;
+        let inodes = area.attrs.iter().any(|attr| attr.value_ino != 0);
+        if inodes && !self.geo.incompat.contains(Incompat::EA_INODE) {
+            return Err(wrong("an attribute inode without the feature"));
+        }
+        Ok(Some(area))
+    }
+
     /// The attributes inside the inode.
     pub(crate) fn ibody_area(&self, inode: &Inode) -> Result<Option<Area>> {
         let size = usize::from(self.geo.inode_size);
@@ -120,7 +146,7 @@ impl<P: Pmem> Ext4<P> {
         let mut bytes = vec![0; size.saturating_sub(start)];
         self.store
             .read(inode.block, inode.off.saturating_add(start), &mut bytes)?;
-        parse_area(bytes, 0, |what| Error::inode(what, inode.ino)).map(Some)
+        self.sound_area(bytes, 0, |what| Error::inode(what, inode.ino))
     }
 
     /// The attributes in the inode's attribute block.
@@ -141,7 +167,7 @@ impl<P: Pmem> Ext4<P> {
             }
             self.store.set_verified(Checked::Xattr, block);
         }
-        parse_area(bytes, HEADER_SIZE, wrong).map(Some)
+        self.sound_area(bytes, HEADER_SIZE, wrong)
     }
 
     /// A value inside the inode, under a raw index and name.
@@ -179,12 +205,6 @@ impl<P: Pmem> Ext4<P> {
     /// The value that an inode of its own holds.
     fn ea_inode_value(&self, inode: &Inode, attr: &Attr) -> Result<Vec<u8>> {
         let wrong = |what| Error::inode(what, attr.value_ino);
-        if !self.geo.incompat.contains(Incompat::EA_INODE) {
-            return Err(Error::inode(
-                "an attribute inode without the feature",
-                inode.ino,
-            ));
-        }
         if attr.value_ino == inode.ino || !self.geo.is_valid_ino(attr.value_ino) {
             return Err(Error::inode("number of an attribute inode", inode.ino));
         }
@@ -220,20 +240,24 @@ impl<P: Pmem> Ext4<P> {
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let inode = self.inode_or_orphan(ino)?;
         let (index, rest) = split_name(name).ok_or(Error::NotFound)?;
-        for area in [self.ibody_area(&inode)?, self.block_area(&inode)?]
-            .into_iter()
-            .flatten()
-        {
-            if let Some(attr) = area.find(index, rest) {
-                let value = self.attr_value(&inode, &area, attr)?;
-                return if matches!(index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT) {
-                    acl::from_disk(&value).ok_or(Error::inode("access control list", ino.0))
-                } else {
-                    Ok(value)
-                };
-            }
+        let inside = self.ibody_area(&inode)?;
+        let mut found = inside
+            .as_ref()
+            .and_then(|area| Some((area, area.find(index, rest)?)));
+        let outside = match found {
+            Some(_) => None,
+            None => self.block_area(&inode)?,
+        };
+        if let Some(area) = &outside {
+            found = area.find_sorted(index, rest).map(|attr| (area, attr));
         }
-        Err(Error::NotFound)
+        let (area, attr) = found.ok_or(Error::NotFound)?;
+        let value = self.attr_value(&inode, area, attr)?;
+        if matches!(index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT) {
+            acl::from_disk(&value).ok_or(Error::inode("access control list", ino.0))
+        } else {
+            Ok(value)
+        }
     }
 
     /// Calls `f` with the full name of every extended attribute.

@@ -25,7 +25,7 @@ const CHUNK: usize = 1 << 20;
 const ZEROS: &[u8] = &[0; 16 << 10];
 
 /// Bytes of holes beyond the size of the file system that are hashed in all.
-const HOLES: u64 = 16 << 30;
+const HOLES: u64 = 8 << 30;
 
 /// Prints the manifest of an image; the exit status.
 pub fn run(image: &Path, writable: bool) -> u8 {
@@ -123,17 +123,19 @@ impl<'a, P: Pmem, F: FnMut(&[u8], &dyn std::fmt::Display)> Walk<'a, P, F> {
     }
 
     fn directory(&mut self, dir: &Pending) {
-        let mut entries: Vec<(Vec<u8>, Ino)> = Vec::new();
-        let listed = self.fs.readdir(dir.ino, 0, &mut |entry| {
-            if entry.name != b"." && entry.name != b".." {
-                entries.push((entry.name.to_vec(), entry.ino));
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let listed = self.fs.list(dir.ino, &mut |entry| {
+            // Whoever asks for a name, asks for what stands before a zero.
+            let end = entry.name.iter().position(|byte| *byte == 0);
+            let name = &entry.name[..end.unwrap_or(entry.name.len())];
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
             }
-            true
         });
         if let Err(e) = listed {
             self.error(&dir.path, &e);
         }
-        for (name, ino) in entries {
+        for name in names {
             if dir.path.is_empty() && name == b"lost+found" {
                 continue;
             }
@@ -142,7 +144,11 @@ impl<'a, P: Pmem, F: FnMut(&[u8], &dyn std::fmt::Display)> Walk<'a, P, F> {
                 path.push(b'/');
             }
             path.extend_from_slice(&name);
-            self.object(path, ino);
+            // A damaged index may list a name that it does not find.
+            match self.fs.lookup(dir.ino, &name) {
+                Ok(ino) => self.object(path, ino),
+                Err(e) => self.error(&path, &e),
+            }
         }
     }
 
@@ -160,14 +166,13 @@ impl<'a, P: Pmem, F: FnMut(&[u8], &dyn std::fmt::Display)> Walk<'a, P, F> {
             self.error(&path, &e);
         }
         if stat.kind == FileType::Directory {
-            if self.seen.insert(ino) {
-                self.pending.push(Pending {
-                    ino,
-                    path: path.clone(),
-                });
-            } else {
-                self.error(&path, &"a second name of a directory, not walked again");
+            if !self.seen.insert(ino) {
+                return self.error(&path, &"a second name of a directory");
             }
+            self.pending.push(Pending {
+                ino,
+                path: path.clone(),
+            });
         }
         self.objects.push(Object { path, lines });
     }
@@ -247,7 +252,13 @@ impl<'a, P: Pmem, F: FnMut(&[u8], &dyn std::fmt::Display)> Walk<'a, P, F> {
             .listxattr(ino, &mut |name| names.push(name.to_vec()))?;
         names.sort();
         for name in names {
-            let value = self.fs.getxattr(ino, &name)?;
+            let value = match self.fs.getxattr(ino, &name) {
+                Ok(value) => value,
+                Err(e) => {
+                    self.error(path, &format_args!("attribute {}: {e}", escape(&name)));
+                    continue;
+                }
+            };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 lines,

@@ -5,6 +5,7 @@
 //! reason on standard error and the file as it was; 3 mounted, but some
 //! objects gave errors.
 
+mod dry;
 pub mod manifest;
 pub mod shell;
 pub mod trace;
@@ -83,14 +84,19 @@ pub fn refuse(image: &Path, reason: impl Display) -> u8 {
     REFUSED
 }
 
-/// Opens and mounts an image.
+/// Opens and mounts an image, for writing only so far as to recover it. One
+/// that is refused stays as it was.
 pub fn mount(image: &Path, writable: bool) -> Result<Ext4<FilePmem>, String> {
-    let pmem = FilePmem::open(image, writable).map_err(|e| e.to_string())?;
     let options = MountOptions {
         writable,
         now: || Timestamp::from_secs(now()),
     };
-    Ext4::mount(pmem, options).map_err(|e| e.to_string())
+    let open = |writable| FilePmem::open(image, writable).map_err(|e| e.to_string());
+    if writable {
+        let dry = dry::DryPmem::new(open(false)?);
+        Ext4::mount_to_recover(dry, options).map_err(|e| e.to_string())?;
+    }
+    Ext4::mount_to_recover(open(writable)?, options).map_err(|e| e.to_string())
 }
 
 /// Seconds since 1970.
