@@ -121,7 +121,7 @@ pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<Option<&
         }
     }
     let frozen = geo.ro_compat.intersection(RO_COMPAT_RECOVER);
-    let frozen = RO_COMPAT_NAMES
+    let mut frozen = RO_COMPAT_NAMES
         .iter()
         .find(|(bit, _)| frozen.contains(*bit))
         .map(|(_, name)| *name);
@@ -154,14 +154,10 @@ pub(crate) fn check_writable(sb: &SuperBlock, geo: &Geometry) -> Result<Option<&
         });
     }
     if geo.desc_size > DESC_SIZE_64BIT {
-        return Err(Error::Unsupported {
-            feature: "group descriptors larger than 64 bytes",
-        });
+        frozen = Some("group descriptors larger than 64 bytes");
     }
     if sb.s_rev_level.get() == REV_ORIGINAL {
-        return Err(Error::Unsupported {
-            feature: "writing revision 0",
-        });
+        frozen = Some("writing revision 0");
     }
     if geo.clusters_per_group & 7 != 0 || geo.inodes_per_group & 7 != 0 {
         return Err(bad("blocks or inodes per group are not multiples of 8"));

@@ -1,5 +1,7 @@
 //! Mounting: what must be right before anything else is read.
 
+use alloc::vec::Vec;
+
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
@@ -260,6 +262,7 @@ impl<P: Pmem> Ext4<P> {
         let flex = geo.incompat.contains(Incompat::FLEX_BG);
         let (gdt, _) = geo.gdt_blocks_in(0);
         let last_gdt = geo.sb_block.saturating_add(u64::from(gdt));
+        let mut zones: Vec<(u64, u64, u32)> = Vec::new();
         for group in 0..geo.groups.min(GROUPS_CHECKED) {
             let wrong = |what| Error::corrupt(what, Place::Group(group));
             let desc = self.group_desc_unchecked(group)?;
@@ -282,6 +285,9 @@ impl<P: Pmem> Ext4<P> {
                     "inode table outside its group",
                 ),
             ];
+            let base = u64::from(self.base_meta(group));
+            let start = geo.group_first_block(group);
+            zones.push((start, start.saturating_add(base), group));
             for (block, len, what) in tables {
                 let end = block.saturating_add(u64::from(len)).saturating_sub(1);
                 if block < first || end > last {
@@ -290,9 +296,19 @@ impl<P: Pmem> Ext4<P> {
                 if self.options.writable && block >= geo.sb_block && block <= last_gdt {
                     return Err(wrong("a table overlaps superblock or descriptors"));
                 }
+                zones.push((block, end.saturating_add(1), group));
             }
             if strict {
                 self.group_desc(group)?;
+            }
+        }
+        zones.retain(|(start, end, _)| start < end);
+        zones.sort_unstable();
+        for pair in zones.windows(2) {
+            if let [(_, end, _), (next, _, group)] = pair
+                && next < end
+            {
+                return Err(Error::corrupt("overlapping tables", Place::Group(*group)));
             }
         }
         Ok(())

@@ -98,7 +98,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// Blocks at the start of a group for superblock and descriptors.
-    fn base_meta(&self, group: u32) -> u32 {
+    pub(crate) fn base_meta(&self, group: u32) -> u32 {
         let (gdt, reserved) = self.geo.gdt_blocks_in(group);
         u32::from(self.geo.has_super(group))
             .saturating_add(gdt)
