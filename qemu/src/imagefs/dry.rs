@@ -7,6 +7,7 @@
 
 use quire_fs::{FilePmem, MediaError, Pmem};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 const PAGE: u64 = 4096;
@@ -72,16 +73,17 @@ impl Pmem for DryPmem {
         self.inside(off, data.len() as u64)?;
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         for (page, within, range) in parts(off, data.len()) {
-            if !pages.contains_key(&page) {
-                let start = page * PAGE;
-                let mut bytes = vec![0; PAGE as usize];
-                let there = (self.image.len() - start).min(PAGE) as usize;
-                self.image.read(start, &mut bytes[..there])?;
-                pages.insert(page, bytes.into());
-            }
-            if let Some(bytes) = pages.get_mut(&page) {
-                bytes[within..within + range.len()].copy_from_slice(&data[range]);
-            }
+            let bytes = match pages.entry(page) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(room) => {
+                    let start = page * PAGE;
+                    let mut bytes = vec![0; PAGE as usize];
+                    let there = (self.image.len() - start).min(PAGE) as usize;
+                    self.image.read(start, &mut bytes[..there])?;
+                    room.insert(bytes.into())
+                }
+            };
+            bytes[within..within + range.len()].copy_from_slice(&data[range]);
         }
         Ok(())
     }
