@@ -106,6 +106,7 @@ fn a_claimed_file_system_is_left_alone() {
     let mut fs = mount_rw(&image);
     let root = fs.root();
     fs.create(root, b"f", 0o644, 0, 0).unwrap();
+    fs.sync().unwrap();
     // A crash leaves Quire's own claim, which is taken over.
     drop(fs.into_inner());
     let fs = mount_rw(&image);
