@@ -64,6 +64,28 @@ fn aarch64_passes_its_own_tests() {
     selftest(Arch::Aarch64);
 }
 
+/// Threads on several CPUs, one of them with more threads than it has CPUs to
+/// run them: what spins for a preempted thread would never end here.
+fn stands_stress(arch: Arch, cpus: &str) {
+    let output = Lab::new("stress")
+        .quire(arch)
+        .args(["--no-pmem", "--smp", cpus])
+        .exec("selftest stress")
+        .ok();
+    let text = output.text();
+    assert!(text.ends_with("\n2 passed, 0 failed\n"), "{text}");
+}
+
+#[test]
+fn x86_64_stands_stress() {
+    stands_stress(Arch::X86_64, "2");
+}
+
+#[test]
+fn aarch64_stands_stress() {
+    stands_stress(Arch::Aarch64, "4");
+}
+
 fn panics(arch: Arch) {
     Lab::new("panic")
         .quire(arch)

@@ -7,8 +7,15 @@
 //!   returns when nobody is inside any more: after that no count rises from 0.
 //!   Dropping counts goes on ([`Gate::enter_dying`]): a dying pgmap must still
 //!   be unmapped and unpinned.
-//! - **shut** empties it for a moment, so that descriptors at rest can be
-//!   taken out of memory (trimming).
+//! - **shut** takes it while nobody is inside, for a moment, so that
+//!   descriptors at rest can be taken out of memory (trimming).
+//!
+//! Sections inside may be preempted, and who comes to a shut gate may hold a
+//! spin lock with interrupts off. So nobody ever waits *at* the gate for
+//! somebody inside: it is shut only when it is empty, and whoever has it shut
+//! keeps its CPU until it is open again. (A gate that is shut first and then
+//! waited for until it is empty stops for ever on two CPUs: one spins at the
+//! gate above the thread that was preempted inside.)
 //!
 //! A third mark, **watched**, closes nothing: it says that somebody waits for
 //! the pgmap to come to rest, so that the last drop of a count wakes him and
@@ -19,12 +26,18 @@
 //! counted. For the same reason whoever drops counts inside sees the watcher's
 //! mark, or has dropped them before the watcher looks.
 
+use crate::sched::PreemptGuard;
 use crate::sync::atomic::model::{AtomicU32, Ordering};
 
 const DEAD: u32 = 1 << 31;
 const SHUT: u32 = 1 << 30;
 const WATCHED: u32 = 1 << 29;
 const INSIDE: u32 = WATCHED - 1;
+
+/// How often [`Gate::shut`] looks for a moment when nobody is inside. Each
+/// look lets others run, so that under any load but a constant one the first
+/// few do.
+const SHUT_TRIES: u32 = 1000;
 
 /// The pgmap is being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +53,11 @@ pub struct Inside<'g> {
     gate: &'g Gate,
 }
 
-/// The gate is shut; nobody is inside.
+/// The gate is shut; nobody is inside, and the caller is not preempted.
 pub struct Shut<'g> {
     gate: &'g Gate,
+    /// Given back after the gate is open.
+    _on_cpu: Option<PreemptGuard>,
 }
 
 /// Somebody waits for the pgmap to come to rest.
@@ -116,17 +131,20 @@ impl Gate {
         first
     }
 
-    /// Empties the gate and keeps it shut until the guard is dropped.
-    pub fn shut(&self) -> Shut<'_> {
-        loop {
-            if self.word.fetch_or(SHUT, Ordering::AcqRel) & SHUT == 0 {
+    /// Shuts the gate until the guard is dropped, at a moment when nobody is
+    /// inside. Waits for one while it may (no spin lock is held), though not
+    /// for ever: `None` when somebody was inside each time.
+    pub fn shut(&self) -> Option<Shut<'_>> {
+        for _ in 0..SHUT_TRIES {
+            if let Some(shut) = self.try_shut() {
+                return Some(shut);
+            }
+            if crate::sched::spin_depth() > 0 {
                 break;
             }
-            // Somebody else has it shut.
             pause();
         }
-        self.wait_empty();
-        Shut { gate: self }
+        None
     }
 
     /// Marks that somebody waits, until the guard is dropped; returns when
@@ -149,15 +167,21 @@ impl Gate {
 
     /// As [`shut`](Self::shut), but only if nobody is inside now.
     pub fn try_shut(&self) -> Option<Shut<'_>> {
+        // First of all: between the mark and the guard nobody may be preempted.
+        let on_cpu = stay_on_cpu();
         let word = self.word.load(Ordering::Relaxed);
         if word & (INSIDE | SHUT) != 0 {
             return None;
         }
-        // AcqRel: as `shut` and `wait_empty` together.
+        // Acquire: what was done inside has happened, and what the last one
+        // who had it shut did is seen.
         self.word
-            .compare_exchange(word, word | SHUT, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(word, word | SHUT, Ordering::Acquire, Ordering::Relaxed)
             .ok()
-            .map(|_| Shut { gate: self })
+            .map(|_| Shut {
+                gate: self,
+                _on_cpu: on_cpu,
+            })
     }
 
     fn wait_empty(&self) {
@@ -185,6 +209,11 @@ impl Drop for Shut<'_> {
     fn drop(&mut self) {
         self.gate.word.fetch_and(!SHUT, Ordering::Release);
     }
+}
+
+/// Keeps the caller on its CPU; there is nothing to keep in a model.
+fn stay_on_cpu() -> Option<PreemptGuard> {
+    (!cfg!(loom)).then(crate::sched::preempt_disable)
 }
 
 /// Lets somebody else go on: sections inside the gate are short, so this is

@@ -582,9 +582,10 @@ impl Pgmap {
         usage
     }
 
-    /// Gives back descriptor pages that are at rest; the bytes freed.
+    /// Gives back descriptor pages that are at rest; the bytes freed. 0 when
+    /// there was no moment at which nobody used any.
     pub fn trim(&self) -> u64 {
-        self.trim_shut(&self.gate.shut())
+        self.gate.shut().map_or(0, |shut| self.trim_shut(&shut))
     }
 
     /// As [`trim`](Self::trim), but waits for nobody: 0 when somebody is
