@@ -55,11 +55,7 @@ impl<P: Pmem> Ext4<P> {
         bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
         bytes.resize(self.geo.bs(), 0);
         let goal = self.inode_goal(inode);
-        let (block, _) = self.alloc_blocks(Want {
-            goal,
-            len: 1,
-            file_block: None,
-        })?;
+        let (block, _) = self.alloc_blocks(Want { goal, len: 1 })?;
         self.add_blocks(inode, 1)?;
         let address = self.media_address(FsBlock(block));
         self.store.pmem().write_nt(address, &bytes)?;

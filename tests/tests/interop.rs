@@ -92,6 +92,58 @@ fn aarch64_writes_stay_consistent() {
     mixed_writes(Arch::Aarch64);
 }
 
+/// Every fault of a gigabyte is served by a large leaf: by what `dax stat`
+/// counts, on a new file system of either maker.
+fn large_leaves(arch: Arch, image: &Path, lab: &Lab, prepare: &str) {
+    // What is allocated as a whole, and what grows call by call; dd leaves no
+    // holes.
+    let commands = format!(
+        "{prepare}mount -o rw pmem0 /m; fallocate -l 1G /m/f; map -w -p /m/f 0 1G; \
+         dax stat --json; unmap; truncate -s 96M /m/f; dd if=/m/f of=/m/g bs=256K; map -p /m/g 0 96M; \
+         dax stat --json; unmap; umount /m"
+    );
+    let output = lab
+        .quire(arch)
+        .args(["--nvdimm", &format!("{},size=2G", image.display())])
+        .exec(&commands)
+        .ok();
+    let text = output.text();
+    let stats: Vec<serde_json::Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let [made, grown] = &stats[..] else {
+        panic!("two lines of counters: {text}");
+    };
+    let count = |stat: &serde_json::Value, name: &str| stat[name].as_u64().expect("a counter");
+    for (stat, pieces) in [(made, 512), (grown, 512 + 48)] {
+        assert_eq!(count(stat, "faults_4k"), 0, "{text}");
+        let large = count(stat, "faults_2m") + 512 * count(stat, "faults_1g");
+        assert_eq!(large, pieces, "{text}");
+        assert_eq!(count(stat, "zero_large"), 0, "{text}");
+    }
+    assert_eq!(made["fallbacks"]["alignment"], 0, "{text}");
+    tools::assert_clean(image);
+}
+
+#[test]
+fn x86_64_maps_a_gigabyte_by_large_leaves() {
+    let lab = Lab::new("leaves");
+    let image = lab.path("ours.img");
+    large_leaves(Arch::X86_64, &image, &lab, "mkfs.ext4 pmem0; ");
+    let image = lab.path("ext4.img");
+    tools::mkfs::<&str>(&image, 2 << 30, []);
+    large_leaves(Arch::X86_64, &image, &lab, "");
+}
+
+#[test]
+fn aarch64_maps_a_gigabyte_by_large_leaves() {
+    let lab = Lab::new("leaves-arm");
+    let image = lab.path("ext4.img");
+    tools::mkfs::<&str>(&image, 2 << 30, []);
+    large_leaves(Arch::Aarch64, &image, &lab, "");
+}
+
 #[test]
 fn an_image_that_needs_recovery_is_recovered_only_for_writing() {
     let lab = Lab::new("recovery");

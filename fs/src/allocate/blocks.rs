@@ -1,4 +1,5 @@
-//! Blocks: found near a goal, in long runs, aligned for large mappings.
+//! Blocks: found near a goal, in long runs. Where file data should go is told
+//! by [`place`](super::place).
 
 use crate::disk::group::GroupDesc;
 use crate::error::{Error, Place, Result};
@@ -8,8 +9,6 @@ use crate::pmem::Pmem;
 
 use super::bitmap::Map;
 
-/// Blocks of a large mapping when blocks have 4 KiB: 2 MiB.
-const LARGE_BYTES: u32 = 2 << 20;
 /// Groups looked at for a long run before any run will do.
 const PICKY_GROUPS: u32 = 32;
 
@@ -20,9 +19,6 @@ pub(crate) struct Want {
     pub goal: u64,
     /// Blocks, at least 1.
     pub len: u32,
-    /// The file block that the first one will be, if it is file data that
-    /// large mappings may cover.
-    pub file_block: Option<u32>,
 }
 
 impl<P: Pmem> Ext4<P> {
@@ -33,80 +29,43 @@ impl<P: Pmem> Ext4<P> {
         }
         let len = want.len.clamp(1, self.geo.blocks_per_group);
         // Right behind the goal is best: the extent grows.
-        if let Some((group, bit)) = self.geo.group_of_block(want.goal)
-            && let Some(run) = self.alloc_at(group, bit, len)?
-        {
+        if let Some(run) = self.alloc_at(want.goal, len, 1, 0)? {
             return Ok(run);
         }
         let start = self
             .geo
             .group_of_block(want.goal)
             .map_or(self.alloc.last_group, |(group, _)| group);
-        let large = LARGE_BYTES.wrapping_shr(self.geo.block_shift);
-        let aligned = want
-            .file_block
-            .is_some_and(|fb| fb & large.wrapping_sub(1) == 0)
-            && len >= large;
-        if aligned && let Some(run) = self.search(start, len, PICKY_GROUPS, Some(large))? {
-            return Ok(run);
-        }
-        if let Some(run) = self.search(start, len, PICKY_GROUPS, None)? {
+        if let Some(run) = self.search(start, len, PICKY_GROUPS)? {
             return Ok(run);
         }
         self.search_any(start, len)?.ok_or(Error::NoSpace)
     }
 
-    /// Takes the free blocks at exactly this place.
-    fn alloc_at(&mut self, group: u32, bit: u32, len: u32) -> Result<Option<(u64, u32)>> {
-        let desc = self.group_desc(group)?;
-        if desc.free_blocks() == 0 {
-            return Ok(None);
-        }
-        let desc = self.open_map(group, Map::Blocks)?;
-        let end = bit
-            .saturating_add(len)
-            .min(self.map_bits(group, Map::Blocks));
-        match self.find_clear(&desc, Map::Blocks, bit, end, len)? {
-            Some((start, run)) if start == bit => self.take(group, desc, start, run).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// Looks for a run of the whole length (or an aligned one of at least
-    /// `align`) in the next groups that may have free blocks.
-    fn search(
-        &mut self,
-        start: u32,
-        len: u32,
-        groups: u32,
-        align: Option<u32>,
-    ) -> Result<Option<(u64, u32)>> {
+    /// Looks for a run of the whole length in the next groups that may have
+    /// free blocks, outside of windows that files are filling.
+    fn search(&mut self, start: u32, len: u32, groups: u32) -> Result<Option<(u64, u32)>> {
         let mut next = start;
         let mut wrapped = false;
         for _ in 0..groups {
-            let Some(group) = self.next_group(&mut next, &mut wrapped, start) else {
+            let Some(group) = self.alloc.next_with_blocks(&mut next, &mut wrapped, start) else {
                 break;
             };
             let free = self.group_desc(group)?.free_blocks();
             self.alloc.set_full_blocks(group, free == 0);
-            if free < align.unwrap_or(len) {
+            if free < len {
                 continue;
             }
             let desc = self.open_map(group, Map::Blocks)?;
             let bits = self.map_bits(group, Map::Blocks);
-            if let Some(large) = align {
-                let skew =
-                    (self.geo.group_first_block(group) & u64::from(large.wrapping_sub(1))) as u32;
-                if let Some(at) = self.find_aligned(&desc, 0, bits, large, skew)? {
-                    let end = at.saturating_add(len).min(bits);
-                    if let Some((at, run)) = self.find_clear(&desc, Map::Blocks, at, end, len)? {
-                        return self.take(group, desc, at, run).map(Some);
-                    }
-                }
-                continue;
-            }
             let mut at = 0;
             while let Some((from, run)) = self.find_clear(&desc, Map::Blocks, at, bits, len)? {
+                let start = self.geo.group_first_block(group);
+                let block = start.saturating_add(u64::from(from));
+                if let Some(behind) = self.alloc.begun.behind(block, run, self.piece_blocks()) {
+                    at = behind.saturating_sub(start) as u32;
+                    continue;
+                }
                 if run == len {
                     return self.take(group, desc, from, run).map(Some);
                 }
@@ -120,7 +79,7 @@ impl<P: Pmem> Ext4<P> {
     fn search_any(&mut self, start: u32, len: u32) -> Result<Option<(u64, u32)>> {
         let mut next = start;
         let mut wrapped = false;
-        while let Some(group) = self.next_group(&mut next, &mut wrapped, start) {
+        while let Some(group) = self.alloc.next_with_blocks(&mut next, &mut wrapped, start) {
             let free = self.group_desc(group)?.free_blocks();
             self.alloc.set_full_blocks(group, free == 0);
             if free == 0 {
@@ -139,26 +98,14 @@ impl<P: Pmem> Ext4<P> {
         Ok(None)
     }
 
-    /// The groups in order from `start`, once round, without those known to
-    /// be full.
-    fn next_group(&self, next: &mut u32, wrapped: &mut bool, start: u32) -> Option<u32> {
-        loop {
-            match self.alloc.group_with_blocks(*next) {
-                Some(group) if !*wrapped || group < start => {
-                    *next = group.saturating_add(1);
-                    return Some(group);
-                }
-                _ if *wrapped => return None,
-                _ => {
-                    *wrapped = true;
-                    *next = 0;
-                }
-            }
-        }
-    }
-
     /// Marks a run as used.
-    fn take(&mut self, group: u32, mut desc: GroupDesc, from: u32, len: u32) -> Result<(u64, u32)> {
+    pub(super) fn take(
+        &mut self,
+        group: u32,
+        mut desc: GroupDesc,
+        from: u32,
+        len: u32,
+    ) -> Result<(u64, u32)> {
         self.change_bits(group, &desc, Map::Blocks, from, len, true)?;
         let free = desc.free_blocks().checked_sub(len).ok_or(Error::corrupt(
             "fewer free blocks are counted than are there",
@@ -208,6 +155,7 @@ impl<P: Pmem> Ext4<P> {
             desc.set_free_blocks(desc.free_blocks().saturating_add(here));
             fs.put_group_desc(group, &mut desc)?;
             fs.alloc.set_full_blocks(group, false);
+            fs.alloc.set_windowless(group, false);
             Ok(())
         })
     }
@@ -245,11 +193,7 @@ impl<P: Pmem> Ext4<P> {
         } else {
             goal
         };
-        let (block, _) = self.alloc_blocks(Want {
-            goal,
-            len: 1,
-            file_block: None,
-        })?;
+        let (block, _) = self.alloc_blocks(Want { goal, len: 1 })?;
         self.add_blocks(inode, 1)?;
         Ok(block)
     }

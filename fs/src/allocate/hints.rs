@@ -48,6 +48,62 @@ impl GroupSet {
         }
         None
     }
+
+    /// The groups that are not in the set, in order from `start`, once round.
+    fn next_round(&self, next: &mut u32, wrapped: &mut bool, start: u32) -> Option<u32> {
+        loop {
+            match self.next_absent(*next) {
+                Some(group) if !*wrapped || group < start => {
+                    *next = group.saturating_add(1);
+                    return Some(group);
+                }
+                _ if *wrapped => return None,
+                _ => {
+                    *wrapped = true;
+                    *next = 0;
+                }
+            }
+        }
+    }
+}
+
+/// Aligned pieces of the media that files have begun to fill: what can go
+/// anywhere goes elsewhere while it can, so that they are filled in step.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    starts: Vec<u64>,
+    /// Which one gives way next.
+    next: usize,
+}
+
+impl Begun {
+    /// So many are known: the latest.
+    const MOST: usize = 32;
+
+    /// Notes a window by its first block.
+    pub fn add(&mut self, start: u64) {
+        if self.starts.contains(&start) {
+            return;
+        }
+        if self.starts.len() < Self::MOST {
+            self.starts.push(start);
+            return;
+        }
+        if let Some(slot) = self.starts.get_mut(self.next & (Self::MOST - 1)) {
+            *slot = start;
+        }
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// The first block behind a window of `large` blocks that a run meets.
+    pub fn behind(&self, block: u64, len: u32, large: u32) -> Option<u64> {
+        let end = block.saturating_add(u64::from(len));
+        self.starts
+            .iter()
+            .map(|start| (*start, start.saturating_add(u64::from(large))))
+            .find(|(from, to)| *from < end && block < *to)
+            .map(|(_, to)| to)
+    }
 }
 
 /// Slots of [`Tables`].
@@ -101,7 +157,11 @@ pub(crate) struct Hints {
     open_orphans: BTreeSet<u32>,
     /// Inode tables.
     pub tables: Tables,
+    /// Windows that files have begun to fill.
+    pub begun: Begun,
     full_blocks: GroupSet,
+    /// Groups without a free aligned 2 MiB.
+    windowless: GroupSet,
     full_inodes: GroupSet,
     /// An inode that lost its last name and is too large to be freed in the
     /// same transaction.
@@ -124,6 +184,7 @@ impl Hints {
     /// Starts a writable mount: a bit or two for each group.
     pub fn start(&mut self, groups: u32, generation: u32) {
         self.full_blocks = GroupSet::new(groups);
+        self.windowless = GroupSet::new(groups);
         self.full_inodes = GroupSet::new(groups);
         self.generation = generation;
     }
@@ -145,6 +206,7 @@ impl Hints {
     /// Forgets which groups are full: what filled them was taken back.
     pub fn forget_full(&mut self) {
         self.full_blocks.clear();
+        self.windowless.clear();
         self.full_inodes.clear();
         self.next_inode = (0, 0);
     }
@@ -179,9 +241,20 @@ impl Hints {
         self.full_inodes.set(group, full);
     }
 
-    /// The next group that may have free blocks.
-    pub fn group_with_blocks(&self, from: u32) -> Option<u32> {
-        self.full_blocks.next_absent(from)
+    /// Notes whether a group has no free aligned 2 MiB.
+    pub fn set_windowless(&mut self, group: u32, none: bool) {
+        self.windowless.set(group, none);
+    }
+
+    /// The groups that may have free blocks, in order from `start`, once
+    /// round.
+    pub fn next_with_blocks(&self, next: &mut u32, wrapped: &mut bool, start: u32) -> Option<u32> {
+        self.full_blocks.next_round(next, wrapped, start)
+    }
+
+    /// The groups that may have a free aligned 2 MiB, in the same order.
+    pub fn next_windows(&self, next: &mut u32, wrapped: &mut bool, start: u32) -> Option<u32> {
+        self.windowless.next_round(next, wrapped, start)
     }
 
     /// The next group that may have free inodes.
@@ -204,6 +277,19 @@ mod tests {
         assert_eq!((tables.get(256), tables.get(1)), (None, None));
         tables.set(u32::MAX, 9);
         assert_eq!(tables.get(u32::MAX), None);
+    }
+
+    #[test]
+    fn windows_are_known_for_a_while() {
+        let mut begun = Begun::default();
+        for window in 0..40 {
+            begun.add(window * 512);
+            begun.add(window * 512);
+        }
+        assert_eq!(begun.behind(7 * 512, 512, 512), None);
+        assert_eq!(begun.behind(7 * 512, 513, 512), Some(9 * 512));
+        assert_eq!(begun.behind(39 * 512 + 511, 1, 512), Some(40 * 512));
+        assert_eq!(begun.behind(40 * 512, 9, 512), None);
     }
 
     #[test]

@@ -4,3 +4,4 @@ pub(crate) mod bitmap;
 pub(crate) mod blocks;
 pub(crate) mod hints;
 pub(crate) mod inodes;
+pub(crate) mod place;

@@ -166,11 +166,7 @@ impl<P: Pmem> Ext4<P> {
             })) => block.saturating_add(1),
             _ => self.inode_goal(dir),
         };
-        let (block, _) = self.alloc_blocks(Want {
-            goal,
-            len: 1,
-            file_block: None,
-        })?;
+        let (block, _) = self.alloc_blocks(Want { goal, len: 1 })?;
         self.add_blocks(dir, 1)?;
         self.map_insert(dir, fb, block, 1, false)?;
         dir.set_size(dir.size().saturating_add(u64::from(self.geo.block_size)));

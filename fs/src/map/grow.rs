@@ -224,6 +224,48 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
+    /// Where `fb`, a hole in `from..to`, would be if it went on from the extent
+    /// before it, or back from the one behind it; of those only that have a
+    /// block of `from..to`, or end right before `fb`. And whether none has one.
+    pub(crate) fn extent_beside(
+        &self,
+        inode: &Inode,
+        fb: u32,
+        from: u32,
+        to: u64,
+    ) -> Result<(Option<u64>, bool)> {
+        let path = self.descend(inode, fb)?;
+        let leaf = path.leaf()?;
+        let mut right_before = None;
+        if let Some(at) = leaf.at {
+            let before = self.node_extent(inode, leaf.node, at)?;
+            let on = u64::from(fb.saturating_sub(before.block));
+            let place = before.start.checked_add(on);
+            if before.end() > u64::from(from) {
+                return Ok((place, false));
+            }
+            right_before = place.filter(|_| before.end() == u64::from(fb));
+        }
+        let next = leaf.at.map_or(0, |at| at.saturating_add(1));
+        let behind = if next < leaf.entries {
+            Some((leaf.node, next))
+        } else if leaf.limit < to {
+            // In the next leaf of the tree.
+            let leaf = self.descend(inode, leaf.limit as u32)?.leaf()?;
+            leaf.at.map(|at| (leaf.node, at))
+        } else {
+            None
+        };
+        if let Some((node, at)) = behind {
+            let behind = self.node_extent(inode, node, at)?;
+            if u64::from(behind.block) < to {
+                let back = u64::from(behind.block.saturating_sub(fb));
+                return Ok((behind.start.checked_sub(back), false));
+            }
+        }
+        Ok((right_before, true))
+    }
+
     /// Adds an extent where there is a hole.
     pub(crate) fn extent_insert(&mut self, inode: &mut Inode, new: Extent) -> Result<()> {
         for _ in 0..MAX_STEPS {
@@ -235,6 +277,19 @@ impl<P: Pmem> Ext4<P> {
                 let mut before = self.node_extent(inode, leaf.node, at)?;
                 if joins(&before, &new) {
                     before.len = before.len.saturating_add(new.len);
+                    // The hole may be gone between the two.
+                    if pos < leaf.entries {
+                        let after = self.node_extent(inode, leaf.node, pos)?;
+                        if joins(&before, &after) {
+                            before.len = before.len.saturating_add(after.len);
+                            let mut entries = self.node_entries(inode, &leaf)?;
+                            entries.remove(usize::from(pos));
+                            if let Some(slot) = entries.get_mut(usize::from(at)) {
+                                *slot = raw_extent(before);
+                            }
+                            return self.put_node_entries(inode, &leaf, &entries);
+                        }
+                    }
                     self.put_node(inode, leaf.node, entry_offset(at), &raw_extent(before))?;
                     return self.seal_node(inode, &leaf);
                 }

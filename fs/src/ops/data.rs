@@ -3,7 +3,6 @@
 
 use core::ops::Range;
 
-use crate::allocate::blocks::Want;
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -242,50 +241,6 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
-    /// Blocks for a hole of the file: behind what comes before, at the same
-    /// place within 2 MiB as in the file if that can be.
-    pub(super) fn alloc_for(&mut self, inode: &Inode, fb: u32, want: u32) -> Result<(u64, u32)> {
-        let goal = match fb.checked_sub(1) {
-            Some(before) => match self.map_block(inode, before)? {
-                Mapping::Mapped { block, .. } | Mapping::Unwritten { block, .. } => {
-                    block.0.saturating_add(1)
-                }
-                Mapping::Hole { .. } => 0,
-            },
-            None => 0,
-        };
-        let large = (2_u32 << 20).wrapping_shr(self.geo.block_shift);
-        // A long run that starts a 2 MiB piece of the file is worth leaving
-        // the neighbourhood, unless the neighbour is aligned too.
-        let piece = fb & large.wrapping_sub(1) == 0 && want >= large;
-        let aligned_goal = goal & u64::from(large.wrapping_sub(1)) == 0;
-        let near = self.inode_goal(inode);
-        let goal = if piece && !aligned_goal { 0 } else { goal };
-        let file_block = (goal == 0).then_some(fb);
-        if piece && goal == 0 {
-            return self.alloc_large(near, want, fb);
-        }
-        let goal = if goal == 0 { near } else { goal };
-        self.alloc_blocks(Want {
-            goal,
-            len: want,
-            file_block,
-        })
-    }
-
-    /// A run for a 2 MiB piece; the goal only says in which group.
-    fn alloc_large(&mut self, near: u64, want: u32, fb: u32) -> Result<(u64, u32)> {
-        // The first block of a group holds metadata, so it is never taken as
-        // an exact goal by accident.
-        let group = self.geo.group_of_block(near).map_or(0, |(g, _)| g);
-        let goal = self.geo.group_first_block(group);
-        self.alloc_blocks(Want {
-            goal,
-            len: want,
-            file_block: Some(fb),
-        })
-    }
-
     /// Makes sure that blocks of a file are allocated and written, zeros
     /// where nothing was: what a store into a mapping needs. The range may
     /// not reach past the block in which the file ends.
@@ -342,7 +297,7 @@ impl<P: Pmem> Ext4<P> {
                     } else {
                         len.min(32768)
                     };
-                    let most = align_down(most, (2 << 20) >> self.geo.block_shift);
+                    let most = align_down(most, self.piece_blocks());
                     let (block, got) = self.alloc_for(inode, fb, most)?;
                     len = got;
                     self.add_blocks(inode, u64::from(len))?;

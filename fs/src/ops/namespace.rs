@@ -231,11 +231,7 @@ impl<P: Pmem> Ext4<P> {
                     Self::init_extents(inode);
                 }
                 let goal = fs.inode_goal(inode);
-                let (block, _) = fs.alloc_blocks(Want {
-                    goal,
-                    len: 1,
-                    file_block: None,
-                })?;
+                let (block, _) = fs.alloc_blocks(Want { goal, len: 1 })?;
                 fs.add_blocks(inode, 1)?;
                 let mut bytes = target.to_vec();
                 bytes.resize(fs.geo.bs(), 0);

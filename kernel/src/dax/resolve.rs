@@ -258,7 +258,8 @@ impl File {
         let run = start..(start.saturating_add(extent.len)).min(blocks);
         match extent.kind {
             ExtentKind::Mapped { .. } => {
-                let run = self.data_run(start, extent, blocks)?;
+                let mut run = self.data_run(start, extent, blocks)?;
+                self.go_on(&mut run, blocks.min(first + BLOCKS))?;
                 self.remember(generation, run);
                 Ok(Around::Data(run))
             }
@@ -267,6 +268,23 @@ impl File {
                 unwritten: extent.kind == ExtentKind::Unwritten,
             }),
         }
+    }
+
+    /// Adds what continues a run on the media, as far as `end`: where the file
+    /// system's extent ends need not be where the memory does.
+    fn go_on(&self, run: &mut DataRun, end: u64) -> Result<()> {
+        while run.end < end {
+            let extent = self.extents.extent(run.end, end - run.end)?;
+            let ExtentKind::Mapped { .. } = extent.kind else {
+                break;
+            };
+            let next = self.data_run(run.end, extent, end)?;
+            if next.page != run.page + (run.end - run.start) {
+                break;
+            }
+            run.end = next.end;
+        }
+        Ok(())
     }
 
     fn data_run(&self, start: u64, extent: Extent, blocks: u64) -> Result<DataRun> {
