@@ -1,7 +1,8 @@
 //! Block devices, by name: `vda`, `vdb`, … in the order of PCI addresses.
 
 use super::dma::{Buffer, Direction};
-use super::{pci, virtio_blk};
+use super::pci;
+use super::virtio::blk;
 use crate::error::{Error, Result};
 use crate::sync::Once;
 use alloc::format;
@@ -71,14 +72,14 @@ pub fn devices() -> &'static [Arc<dyn BlockDevice>] {
     DEVICES.call_once(|| {
         let mut found: Vec<Arc<dyn BlockDevice>> = Vec::new();
         for function in pci::functions() {
-            if !virtio_blk::is_disk(function) {
+            if !blk::is_disk(function) {
                 continue;
             }
             let Some(letter) = (b'a'..=b'z').nth(found.len()) else {
                 log::warn!("block: {function} left out: no name left");
                 continue;
             };
-            match virtio_blk::Disk::start(function, format!("vd{}", char::from(letter))) {
+            match blk::Disk::start(function, format!("vd{}", char::from(letter))) {
                 Ok(disk) => found.push(disk),
                 Err(e) => log::warn!("block: {function} left out: {e}"),
             }

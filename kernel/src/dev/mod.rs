@@ -7,4 +7,4 @@ mod msix;
 pub mod nvme;
 pub mod pci;
 mod pci_names;
-mod virtio_blk;
+pub mod virtio;

@@ -2,7 +2,7 @@
 
 use super::cxl::service::CxlSource;
 use super::firmware::{AcpiMethods, Root};
-use super::source::NvmeSource;
+use super::source::{NvmeSource, VirtioPmemSource};
 use super::{Found, Machine, Namespace, NfitSource, Reach, Region, Source};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
@@ -87,6 +87,7 @@ pub fn start() {
     let mut sources: Vec<&dyn Source> = nfit.iter().map(|nfit| nfit as &dyn Source).collect();
     sources.extend(cxl.iter().map(|cxl| cxl as &dyn Source));
     sources.push(&NvmeSource);
+    sources.push(&VirtioPmemSource);
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
     super::failure::start();
     super::init(&sources, &ThisMachine, &reach);

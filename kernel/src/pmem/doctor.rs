@@ -515,7 +515,7 @@ impl Patient<'_> {
         Finding::new(&region.dev, "size", Verdict::Ok, answer)
             .seen(place, format!("length {told:#x}"))
             .seen(
-                "NFIT region mappings",
+                "region mappings",
                 format!(
                     "{:#x} bytes of {} DIMMs",
                     region.mappings.iter().map(|m| m.length).sum::<u64>(),
@@ -554,20 +554,40 @@ impl Patient<'_> {
                 region.persistence_domain.name().into(),
             ),
         };
-        let (verdict, answer, next) = match (region.persistence_domain, &region.flusher) {
-            (_, Some(_)) => (Verdict::Ok, "a device is asked to make stores durable", ""),
-            (PersistenceDomain::CpuCache, _) => (
+        if let Some(flusher) = &region.flusher {
+            let asked = match flusher.fault() {
+                None => Finding::new(
+                    &region.dev,
+                    "caches",
+                    Verdict::Ok,
+                    "a device is asked to make stores durable, at every sync",
+                ),
+                Some(fault) => Finding::new(
+                    &region.dev,
+                    "caches",
+                    Verdict::Broken,
+                    "the device has failed to make stores durable: no new use for writing",
+                )
+                .seen("a flush", fault)
+                .next("see to the host's storage, check what is there (`fsck`), then restart"),
+            };
+            return asked
+                .seen(source.0, source.1)
+                .seen("asked by", flusher.describe());
+        }
+        let (verdict, answer, next) = match region.persistence_domain {
+            PersistenceDomain::CpuCache => (
                 Verdict::Ok,
                 "the CPU's caches are flushed at power-off: no write-back is needed",
                 "",
             ),
-            (PersistenceDomain::MemoryController, _) => (
+            PersistenceDomain::MemoryController => (
                 Verdict::Ok,
                 "the CPU's caches are NOT safe at power-off, the memory controller's queues are: Quire writes \
                  lines back at every sync",
                 "",
             ),
-            (PersistenceDomain::Unknown, _) => (
+            PersistenceDomain::Unknown => (
                 Verdict::Attention,
                 "firmware does not say what is flushed at power-off: Quire writes lines back, and trusts that \
                  the memory controller's queues are flushed",

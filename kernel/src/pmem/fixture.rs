@@ -190,15 +190,8 @@ impl super::namespace::Reach for HostMemory {
 pub(crate) fn host_region(start: u64, len: u64) -> super::Region {
     super::Region {
         dev: "region0".into(),
-        range: start..start + len,
         numa_node: Some(0),
-        iset_id: None,
-        compat_iset_id: None,
-        mappings: Vec::new(),
         persistence_domain: super::region::PersistenceDomain::MemoryController,
-        read_only: None,
-        flush_hints: Vec::new(),
-        flusher: None,
-        source: "test",
+        ..super::Region::plain(start..start + len, "test")
     }
 }

@@ -18,6 +18,7 @@ use super::region::{PersistenceDomain, Region};
 use crate::error::{Error, Result};
 use crate::memmap::{self, Altmap, MemoryType, Pgmap, Spec};
 use crate::sync::SpinLock;
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -191,9 +192,17 @@ impl Namespace {
         }
     }
 
-    /// Why it can't be written, if it can't.
-    pub fn read_only_reason(&self) -> Option<&str> {
-        self.region.read_only.as_deref()
+    /// Why it can't be written, if it can't: from the start, or since its
+    /// device has failed to make stores durable.
+    pub fn read_only_reason(&self) -> Option<Cow<'_, str>> {
+        if let Some(reason) = &self.region.read_only {
+            return Some(reason.as_str().into());
+        }
+        let fault = self.region.flusher.as_ref()?.fault()?;
+        Some(
+            format!("a flush has failed, and what was stored before it may be lost: {fault}")
+                .into(),
+        )
     }
 
     /// Who has claimed it.
@@ -664,6 +673,15 @@ mod tests {
                 false => Err(Error::io("the device says no")),
             }
         }
+
+        fn fault(&self) -> Option<String> {
+            let failed = !self.works && self.flushes.load(Ordering::Relaxed) > 0;
+            failed.then(|| "the device says no".into())
+        }
+
+        fn describe(&self) -> String {
+            "a device of a test".into()
+        }
     }
 
     #[test]
@@ -681,6 +699,12 @@ mod tests {
             assert_eq!(pmem.drain(), expected);
             assert_eq!(pmem.barrier(), expected);
             assert_eq!(device.flushes.load(Ordering::Relaxed), 2);
+            // Whoever comes next can't rely on it; reading stays possible.
+            drop(pmem);
+            assert_eq!(namespace.claim("next", true).is_ok(), works);
+            assert!(namespace.claim("reader", false).is_ok());
+            let reason = namespace.read_only_reason();
+            assert_eq!(reason.is_some_and(|r| r.contains("says no")), !works);
         }
     }
 

@@ -78,6 +78,15 @@ pub trait Flush: Send + Sync {
     /// before the call. May be called where blocking isn't possible: it waits
     /// without giving up the CPU then.
     fn flush(&self) -> crate::error::Result<()>;
+
+    /// What a flush has failed with before: stores that cannot be named are
+    /// lost since, so nothing more should be trusted to it.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// How the device is asked, for those who want evidence.
+    fn describe(&self) -> String;
 }
 
 /// A region's [`Flush`].
@@ -88,6 +97,16 @@ impl Flusher {
     /// See [`Flush::flush`].
     pub fn flush(&self) -> crate::error::Result<()> {
         self.0.flush()
+    }
+
+    /// See [`Flush::fault`].
+    pub fn fault(&self) -> Option<String> {
+        self.0.fault()
+    }
+
+    /// See [`Flush::describe`].
+    pub fn describe(&self) -> String {
+        self.0.describe()
     }
 }
 
@@ -198,6 +217,23 @@ pub struct Region {
 }
 
 impl Region {
+    /// One of which nothing is known but where it is.
+    pub fn plain(range: Range<u64>, source: &'static str) -> Self {
+        Self {
+            dev: String::new(),
+            range,
+            numa_node: None,
+            iset_id: None,
+            compat_iset_id: None,
+            mappings: Vec::new(),
+            persistence_domain: PersistenceDomain::Unknown,
+            read_only: None,
+            flush_hints: Vec::new(),
+            flusher: None,
+            source,
+        }
+    }
+
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.range.end - self.range.start

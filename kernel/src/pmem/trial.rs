@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::mm::frame;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Range;
 use quire_arch::{PageSize, Pfn, PhysAddr, VirtAddr};
 
@@ -56,16 +55,8 @@ impl Trial {
         let start = first.phys().as_u64();
         let region = Region {
             dev: String::from(name),
-            range: start..start + (4096 << order),
-            numa_node: None,
-            iset_id: None,
-            mappings: Vec::new(),
             persistence_domain: PersistenceDomain::MemoryController,
-            read_only: None,
-            flush_hints: Vec::new(),
-            flusher: None,
-            source: "test",
-            compat_iset_id: None,
+            ..Region::plain(start..start + (4096 << order), "test")
         };
         let mut identity = Identity::whole(0, &region);
         if let Some(align) = dax {

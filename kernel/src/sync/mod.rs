@@ -45,6 +45,12 @@ pub fn assert_may_block(what: &str) {
     );
 }
 
+/// Whether the caller may block: it holds no spin lock.
+#[inline]
+pub fn may_block() -> bool {
+    crate::sched::spin_depth() == 0
+}
+
 /// The in-kernel tests of this module.
 pub const TESTS: &[Test] = &[
     Test {

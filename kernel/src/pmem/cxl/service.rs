@@ -268,10 +268,6 @@ impl Topology {
             .iter()
             .find_map(|(id, _)| self.memdev(*id)?.read_only_reason());
         Region {
-            dev: String::new(),
-            range: region.range(),
-            numa_node: None,
-            compat_iset_id: None,
             iset_id: Some(fletcher64(&identity)),
             mappings,
             // Global persistent flush empties the devices' buffers; the CPU's
@@ -281,9 +277,7 @@ impl Topology {
                 false => PersistenceDomain::Unknown,
             },
             read_only,
-            flush_hints: Vec::new(),
-            flusher: None,
-            source: SOURCE,
+            ..Region::plain(region.range(), SOURCE)
         }
     }
 

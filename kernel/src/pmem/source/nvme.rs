@@ -2,10 +2,9 @@
 
 use crate::dev::nvme::{self, pmr::Pmr};
 use crate::error::Result;
-use crate::pmem::region::{Flush, Flusher, Found, PersistenceDomain, Region, Source};
+use crate::pmem::region::{Flush, Flusher, Found, Region, Source};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 /// The regions of all controllers.
 pub struct NvmeSource;
@@ -17,22 +16,18 @@ impl Flush for Barrier {
     fn flush(&self) -> Result<()> {
         self.0.barrier()
     }
+
+    fn describe(&self) -> String {
+        "the controller's write barrier (PMRCAP.PMRWBM), then PMRSTS".into()
+    }
 }
 
 fn region(pmr: &Pmr) -> Region {
     Region {
-        dev: String::new(),
-        range: pmr.range.clone(),
-        numa_node: None,
-        iset_id: None,
-        compat_iset_id: None,
-        mappings: Vec::new(),
-        // Stores must leave the CPU's caches; the barrier does the rest.
-        persistence_domain: PersistenceDomain::Unknown,
         read_only: pmr.read_only_reason().map(ToString::to_string),
-        flush_hints: Vec::new(),
         flusher: Some(Flusher(Arc::new(Barrier(pmr.clone())))),
-        source: NvmeSource.name(),
+        // Stores must leave the CPU's caches; the barrier does the rest.
+        ..Region::plain(pmr.range.clone(), NvmeSource.name())
     }
 }
 
