@@ -491,6 +491,12 @@ impl<P: Pmem> Store<P> {
         });
     }
 
+    /// As with a smaller journal: what does not fit goes in steps.
+    #[cfg(test)]
+    pub fn limit_transactions(&mut self, blocks: usize) {
+        self.most_blocks = blocks;
+    }
+
     /// Whether transactions go through a journal.
     pub fn has_journal(&self) -> bool {
         self.journal.is_some()

@@ -65,6 +65,9 @@ enum Op {
     TruncateUp,
     Fallocate,
     Punch,
+    ZeroRange,
+    Collapse,
+    Insert,
     Chmod,
     SetXattr,
     SetXattrLarge,
@@ -112,6 +115,9 @@ const OPS: &[Op] = &[
     Op::TruncateUp,
     Op::Fallocate,
     Op::Punch,
+    Op::ZeroRange,
+    Op::Collapse,
+    Op::Insert,
     Op::Chmod,
     Op::SetXattr,
     Op::SetXattrLarge,
@@ -200,6 +206,18 @@ fn run<P: Pmem>(fs: &mut Fs<P>, op: Op) -> Result<(), Error> {
             let ino = at(fs, "big")?;
             fs.fallocate(ino, Fallocate::PunchHole, 2 * BLOCK, 3 * BLOCK, lease)
         }
+        Op::ZeroRange => {
+            let ino = at(fs, "big")?;
+            fs.fallocate(ino, Fallocate::ZeroRange, 4 * BLOCK, 10 * BLOCK, lease)
+        }
+        Op::Collapse => {
+            let ino = at(fs, "big")?;
+            fs.fallocate(ino, Fallocate::Collapse, BLOCK, 2 * BLOCK, lease)
+        }
+        Op::Insert => {
+            let ino = at(fs, "big")?;
+            fs.fallocate(ino, Fallocate::Insert, 3 * BLOCK, 2 * BLOCK, lease)
+        }
         Op::Chmod => {
             let ino = at(fs, "g")?;
             fs.chmod(ino, 0o4711)
@@ -250,7 +268,9 @@ fn prepare() -> Vec<u8> {
     };
     file(a, b"f", &[1; 5000]);
     file(root, b"g", &[2; 700]);
-    let big = file(root, b"big", &[3; 12 * BLOCK as usize]);
+    // Each block another, so that it shows where one has gone.
+    let blocks: Vec<u8> = (0..12 * BLOCK).map(|n| 100 + (n / BLOCK) as u8).collect();
+    let big = file(root, b"big", &blocks);
     let linked = file(root, b"h1", &[4; 2000]);
     let sparse = file(root, b"sparse", b"x");
     fs.truncate(sparse, 40 * BLOCK, &NoMappings)

@@ -26,19 +26,33 @@ const MAX_STEPS: usize = 16;
 
 /// A node on the way down.
 #[derive(Clone, Copy, Debug)]
-struct Step {
-    node: Node,
-    depth: u16,
+pub(super) struct Step {
+    pub node: Node,
+    pub depth: u16,
     entries: u16,
     max: u16,
     /// Entry taken (index nodes), or the last one at or before the target.
-    at: Option<u16>,
+    pub at: Option<u16>,
     /// Where what the node describes ends.
     limit: u64,
 }
 
+impl Step {
+    /// A node by itself, with no way through it.
+    pub fn of(node: Node, header: &ExtentHeader) -> Self {
+        Self {
+            node,
+            depth: header.eh_depth.get(),
+            entries: header.eh_entries.get(),
+            max: header.eh_max.get(),
+            at: None,
+            limit: 0,
+        }
+    }
+}
+
 /// The way from the root to a leaf.
-struct Path {
+pub(super) struct Path {
     steps: [Option<Step>; MAX_DEPTH as usize + 1],
     len: usize,
 }
@@ -52,7 +66,7 @@ impl Path {
             .ok_or(Error::Invalid)
     }
 
-    fn leaf(&self) -> Result<Step> {
+    pub fn leaf(&self) -> Result<Step> {
         self.step(self.len.saturating_sub(1))
     }
 }
@@ -102,7 +116,7 @@ impl<P: Pmem> Ext4<P> {
         }
     }
 
-    fn descend(&self, inode: &Inode, target: u32) -> Result<Path> {
+    pub(super) fn descend(&self, inode: &Inode, target: u32) -> Result<Path> {
         let mut path = Path {
             steps: [None; MAX_DEPTH as usize + 1],
             len: 0,
@@ -146,7 +160,13 @@ impl<P: Pmem> Ext4<P> {
         }
     }
 
-    fn put_node(&mut self, inode: &mut Inode, node: Node, off: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put_node(
+        &mut self,
+        inode: &mut Inode,
+        node: Node,
+        off: usize,
+        bytes: &[u8],
+    ) -> Result<()> {
         inode.data_changed = true;
         match node {
             Node::Root => {
@@ -168,7 +188,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// The checksum of a changed node in a block.
-    fn seal_node(&mut self, inode: &Inode, step: &Step) -> Result<()> {
+    pub(super) fn seal_node(&mut self, inode: &Inode, step: &Step) -> Result<()> {
         let Node::Block(block) = step.node else {
             return Ok(());
         };
@@ -183,7 +203,7 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
-    fn node_entries(&self, inode: &Inode, step: &Step) -> Result<Vec<Raw>> {
+    pub(super) fn node_entries(&self, inode: &Inode, step: &Step) -> Result<Vec<Raw>> {
         let bytes = match step.node {
             Node::Root => inode.raw.i_block.to_vec(),
             Node::Block(block) => {
@@ -395,14 +415,7 @@ impl<P: Pmem> Ext4<P> {
         self.store.put_zeros(block)?;
         self.store.put(block, 0, header.as_bytes())?;
         let node = Node::Block(block);
-        let step = Step {
-            node,
-            depth,
-            entries: 0,
-            max,
-            at: None,
-            limit: 0,
-        };
+        let step = Step::of(node, &header);
         self.put_node_entries(inode, &step, entries)?;
         Ok(Step {
             entries: entries.len() as u16,
@@ -550,15 +563,7 @@ impl<P: Pmem> Ext4<P> {
             if entries > ROOT_ENTRIES {
                 return Ok(());
             }
-            let max = header.eh_max.get();
-            let step = Step {
-                node,
-                depth,
-                entries,
-                max,
-                at: None,
-                limit: 0,
-            };
+            let step = Step::of(node, &header);
             let all = self.node_entries(inode, &step)?;
             inode.raw.i_block = [0; BLOCK_AREA];
             Self::put_root_header(inode, entries, depth);

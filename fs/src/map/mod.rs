@@ -5,6 +5,7 @@ mod edit;
 pub(crate) mod extents;
 mod grow;
 pub(crate) mod indirect;
+mod shift;
 
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
@@ -12,6 +13,8 @@ use crate::inode::Inode;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::types::{FileBlock, Ino, Mapping};
+
+pub(crate) use shift::Shift;
 
 impl<P: Pmem> Ext4<P> {
     /// Where the blocks of a file are from `block` on: a run of one kind, as

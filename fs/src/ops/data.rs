@@ -29,6 +29,11 @@ pub enum Fallocate {
     ZeroRange,
     /// The same, but the size stays.
     ZeroRangeKeepSize,
+    /// Take the range, of whole blocks inside the file, out of it: what
+    /// follows takes its place.
+    Collapse,
+    /// Make a hole of whole blocks inside the file: what was there follows it.
+    Insert,
 }
 
 impl<P: Pmem> Ext4<P> {
@@ -439,8 +444,9 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
-    /// Allocates, zeroes or punches a range of bytes. Punching needs a lease
-    /// that covers the blocks.
+    /// Allocates, zeroes, punches, collapses or inserts a range of bytes. What
+    /// frees blocks needs a lease that covers them; what moves blocks one from
+    /// the range's start to the end of all, with none of those pinned.
     pub fn fallocate(
         &mut self,
         ino: Ino,
@@ -451,6 +457,11 @@ impl<P: Pmem> Ext4<P> {
     ) -> Result<()> {
         if len == 0 {
             return Err(Error::Invalid);
+        }
+        match mode {
+            Fallocate::Collapse => return self.collapse(ino, offset, len, lease),
+            Fallocate::Insert => return self.insert(ino, offset, len, lease),
+            _ => {}
         }
         let end = offset.checked_add(len).ok_or(Error::FileTooLarge)?;
         let result = self.run(|fs| {
@@ -485,6 +496,8 @@ impl<P: Pmem> Ext4<P> {
                     fs.fill(&mut inode, from, to, true)?;
                     fs.clear_edges(&inode, offset, end)?;
                 }
+                // Done above.
+                Fallocate::Collapse | Fallocate::Insert => return Err(Error::Invalid),
             }
             if grows && end > inode.size() {
                 inode.set_size(end);

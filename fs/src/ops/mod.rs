@@ -10,6 +10,7 @@ mod mmp;
 mod namespace;
 mod orphan;
 mod park;
+mod shift;
 pub(crate) mod transaction;
 
 pub use data::Fallocate;

@@ -212,30 +212,55 @@ impl Model {
                 let Some(path) = self.pick(rng, FileType::Regular) else {
                     return Ok(());
                 };
-                let (at, len) = (rng.below(self.max_len), 1 + rng.below(self.max_len / 3));
+                let (mut at, mut len) = (rng.below(self.max_len), 1 + rng.below(self.max_len / 3));
                 let mode = [
                     Fallocate::Allocate,
                     Fallocate::KeepSize,
                     Fallocate::PunchHole,
                     Fallocate::ZeroRange,
                     Fallocate::ZeroRangeKeepSize,
-                ][rng.below(5) as usize];
+                    Fallocate::Collapse,
+                    Fallocate::Insert,
+                ][rng.below(7) as usize];
+                let moves = matches!(mode, Fallocate::Collapse | Fallocate::Insert);
+                let size = self.of(&path).data.len() as u64;
+                if moves {
+                    let block = u64::from(fs.block_size());
+                    at = rng.below(size + 1) / block * block;
+                    len = (1 + rng.below(size / 2 + 1)).next_multiple_of(block);
+                }
                 let ino = find(fs, &path);
+                let possible = match mode {
+                    Fallocate::Collapse => at + len < size,
+                    Fallocate::Insert => at < size,
+                    _ => true,
+                };
                 match fs.fallocate(ino, mode, at, len, lease) {
-                    // Block maps have no unwritten blocks.
+                    // Block maps have no unwritten blocks, and don't shift.
                     Err(Error::Unsupported { .. }) => return Ok(()),
+                    Err(Error::Invalid) if !possible => return Ok(()),
                     other => other?,
                 }
+                assert!(possible, "{mode:?} {at} {len} of {size}");
                 let id = self.names[&path];
                 let own = &mut self.objects.get_mut(&id).unwrap().data;
-                let end = (at + len) as usize;
-                if matches!(mode, Fallocate::Allocate | Fallocate::ZeroRange) {
-                    Self::zero_extend(own, end);
-                }
-                if !matches!(mode, Fallocate::Allocate | Fallocate::KeepSize) {
-                    let end = end.min(own.len());
-                    if (at as usize) < end {
-                        own[at as usize..end].fill(0);
+                let (from, end) = (at as usize, (at + len) as usize);
+                match mode {
+                    Fallocate::Collapse => drop(own.drain(from..end)),
+                    Fallocate::Insert => {
+                        let zeros = std::iter::repeat_n(0, len as usize);
+                        own.splice(from..from, zeros);
+                    }
+                    _ => {
+                        if matches!(mode, Fallocate::Allocate | Fallocate::ZeroRange) {
+                            Self::zero_extend(own, end);
+                        }
+                        if !matches!(mode, Fallocate::Allocate | Fallocate::KeepSize) {
+                            let end = end.min(own.len());
+                            if from < end {
+                                own[from..end].fill(0);
+                            }
+                        }
                     }
                 }
             }

@@ -52,6 +52,15 @@ impl Lease {
         self.blocks.clone()
     }
 
+    /// Writes back what was dirty in it, before the blocks move.
+    pub fn write_back(&mut self) {
+        let dirty = core::mem::take(&mut self.dirty);
+        if !dirty.is_empty() {
+            self.file.write_back_runs(&dirty);
+            self.file.device.pmem().fence();
+        }
+    }
+
     /// Takes what is pinned out of the file: the file system has parked those
     /// blocks. Without this call they stay the file's.
     pub fn park(&mut self) -> Option<Parked> {

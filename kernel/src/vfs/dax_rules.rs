@@ -36,6 +36,8 @@ rules_as_tests! {
     "dax.":
     r33_truncation_parks_what_is_pinned,
     r33_a_hole_parks_what_is_pinned_of_it,
+    r33_what_moves_is_unmapped_and_waited_for,
+    r33_zeroing_shows_in_mappings,
     r33_growing_breaks_nothing,
     r33_a_folio_that_sticks_out_is_waited_for,
     r34_no_block_is_reused_under_a_pin,
@@ -272,6 +274,100 @@ fn r33_a_hole_parks_what_is_pinned_of_it() -> Outcome {
     drop((inside, beside));
     rig.settled()?;
     drop(file);
+    rig.finish()
+}
+
+/// Whether a mapping and a read show these values, one for each block.
+fn shows(file: &File, mapping: &crate::app::fs::Mapping, values: &[u8]) -> Outcome {
+    for (at, value) in values.iter().enumerate() {
+        for mapped in [false, true] {
+            let mut block = vec![0; 4096];
+            let offset = (at as u64) << 12;
+            match mapped {
+                true => mapping.read_at(offset, &mut block).map_err(text)?,
+                false => drop(file.read_at(&mut block, offset).map_err(text)?),
+            }
+            check!(
+                block.iter().all(|byte| byte == value),
+                "block {at}: {} where {value} belongs (mapped: {mapped})",
+                block[0]
+            );
+        }
+    }
+    Ok(())
+}
+
+fn r33_what_moves_is_unmapped_and_waited_for() -> Outcome {
+    let rig = Arc::new(Rig::new(12)?);
+    let file = rig.file("/m/f", 16)?;
+    let mapping = file.map(0..20 << 12, Perms::ReadWrite).map_err(text)?;
+    mapping.populate(true).map_err(text)?;
+    mapping.write_at(12 << 12, &[0xdd; 4096]).map_err(text)?;
+    let mut values: Vec<u8> = (1..=16).collect();
+    values[12] = 0xdd;
+    // Stored through the mapping and not written back yet: moves all the same.
+    file.allocate(Allocate::Collapse, 4 << 12, 3 << 12)
+        .map_err(text)?;
+    values.drain(4..7);
+    shows(&file, &mapping, &values)?;
+    mapping.write_at(9 << 12, &[0xcc; 4096]).map_err(text)?;
+    values[9] = 0xcc;
+    file.allocate(Allocate::Insert, 2 << 12, 5 << 12)
+        .map_err(text)?;
+    values.splice(2..2, [0; 5]);
+    shows(&file, &mapping, &values)?;
+    // What a device has does not move before it is done; what comes before the
+    // range is nobody's concern.
+    let owner = PinOwner::new("nic");
+    let before = pin(&file, 1..2, &owner)?;
+    let moved = pin(&file, 15..16, &owner)?;
+    let mover = {
+        let rig = rig.clone();
+        sched::spawn("collapse", move || -> Outcome {
+            let file = rig.open("/m/f")?;
+            file.allocate(Allocate::Collapse, 2 << 12, 5 << 12)
+                .map_err(text)
+        })
+        .map_err(text)?
+    };
+    sched::sleep_ns(20_000_000);
+    check!(!mover.is_finished(), "blocks moved under a pin");
+    dma_write(&moved, 0xbb);
+    drop(moved);
+    mover.join()?;
+    dma_write(&before, 0xaa);
+    drop(before);
+    values[15] = 0xbb;
+    values[1] = 0xaa;
+    values.drain(2..7);
+    shows(&file, &mapping, &values)?;
+    drop((mapping, file));
+    match Arc::try_unwrap(rig) {
+        Ok(rig) => rig.finish(),
+        Err(_) => Err("a thread has the file system still".into()),
+    }
+}
+
+fn r33_zeroing_shows_in_mappings() -> Outcome {
+    let rig = Rig::new(12)?;
+    let file = rig.file("/m/f", 16)?;
+    let mapping = file.map(0..16 << 12, Perms::ReadWrite).map_err(text)?;
+    mapping.populate(true).map_err(text)?;
+    let owner = PinOwner::new("nic");
+    let pins = pin(&file, 6..7, &owner)?;
+    file.allocate(Allocate::Zero, 5 << 12, 4 << 12)
+        .map_err(text)?;
+    check!(rig.vfs.parked().len() == 1, "{:?}", rig.vfs.parked());
+    dma_write(&pins, 0xee);
+    let mut values: Vec<u8> = (1..=16).collect();
+    values[5..9].fill(0);
+    shows(&file, &mapping, &values)?;
+    mapping.write_at(6 << 12, &[9; 4096]).map_err(text)?;
+    values[6] = 9;
+    shows(&file, &mapping, &values)?;
+    drop(pins);
+    rig.settled()?;
+    drop((mapping, file));
     rig.finish()
 }
 

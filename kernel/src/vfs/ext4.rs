@@ -24,7 +24,7 @@ use super::attributes::Attributes;
 use super::data::Stamps;
 use super::file::Node;
 use super::inode::Inode;
-use super::lease::{Lease, MappedFiles};
+use super::lease::{Lease, MappedFiles, Pins};
 use super::park::{Lots, ParkedInfo};
 use super::{
     Allocate, FileKind, FileSystem, Ino, Metadata, NewKind, NewNode, RawEntry, RwLock,
@@ -246,7 +246,7 @@ impl Shared {
     /// Proof that blocks of a file may be freed or moved: the one place where
     /// the tree asks DAX.
     pub(super) fn layout_lease(&self, ino: quire_fs::Ino, blocks: Range<u64>) -> Result<Lease<'_>> {
-        self.files.lease(ino, blocks)
+        self.files.lease(ino, blocks, Pins::Park)
     }
 
     /// Runs a call that takes blocks from a file, whose size is `size` then.
@@ -269,6 +269,26 @@ impl Shared {
             self.parked(ino, orphans, folios);
         }
         Ok(())
+    }
+
+    /// Runs a call that moves all of a file from a byte on to other blocks of
+    /// it. Nothing of that may be pinned: a device would go on at the old place.
+    fn move_blocks(
+        &self,
+        inode: &Inode,
+        mode: Fallocate,
+        offset: u64,
+        len: u64,
+        size: u64,
+    ) -> Result<()> {
+        let ino = number(inode.ino())?;
+        let blocks = offset >> self.block_shift..u64::MAX;
+        let mut lease = self.files.lease(ino, blocks, Pins::Wait)?;
+        lease.write_back();
+        self.change_content(inode, |fs| {
+            fs.fallocate(ino, mode, offset, len, lease.as_layout())?;
+            Ok(((), size))
+        })
     }
 
     /// No change any more: says so once.
@@ -625,24 +645,37 @@ impl FileSystem for Ext4Fs {
     fn allocate(&self, inode: &Inode, how: Allocate, offset: u64, len: u64, _: Time) -> Result<()> {
         let ino = number(inode.ino())?;
         let end = offset.checked_add(len).ok_or(Error::TooBig)?;
-        let _access = self.0.exclude(inode, offset..end)?;
+        let moves = matches!(how, Allocate::Collapse | Allocate::Insert);
+        let changed = if moves { u64::MAX } else { end };
+        let _access = self.0.exclude(inode, offset..changed)?;
         let size = self.0.size(inode)?;
-        let (mode, size) = match how {
+        let (mode, after) = match how {
             Allocate::Extend => (Fallocate::Allocate, size.max(end)),
             Allocate::KeepSize => (Fallocate::KeepSize, size),
-            Allocate::Punch => {
+            Allocate::Punch => (Fallocate::PunchHole, size),
+            Allocate::Zero => (Fallocate::ZeroRange, size.max(end)),
+            Allocate::ZeroKeepSize => (Fallocate::ZeroRangeKeepSize, size),
+            Allocate::Collapse => (Fallocate::Collapse, size.saturating_sub(len)),
+            Allocate::Insert => (Fallocate::Insert, size.saturating_add(len)),
+        };
+        match how {
+            Allocate::Extend | Allocate::KeepSize => self.0.change_content(inode, |fs| {
+                fs.fallocate(ino, mode, offset, len, &NoBlocks)?;
+                Ok(((), after))
+            }),
+            Allocate::Punch | Allocate::Zero | Allocate::ZeroKeepSize => {
                 let shift = self.0.block_shift;
                 let (first, last) = (offset.div_ceil(1 << shift), end >> shift);
                 let gone = first..last.max(first);
-                return self.0.free_blocks(inode, gone, size, |fs, lease| {
-                    Ok(fs.fallocate(ino, Fallocate::PunchHole, offset, len, lease)?)
-                });
+                self.0.free_blocks(inode, gone, after, |fs, lease| {
+                    Ok(fs.fallocate(ino, mode, offset, len, lease)?)
+                })
             }
-        };
-        self.0.change_content(inode, |fs| {
-            fs.fallocate(ino, mode, offset, len, &NoBlocks)?;
-            Ok(((), size))
-        })
+            Allocate::Collapse | Allocate::Insert => {
+                how.check_shift(1 << self.0.block_shift, size, &(offset..end))?;
+                self.0.move_blocks(inode, mode, offset, len, after)
+            }
+        }
     }
 
     fn set_attributes(&self, ino: Ino, set: &SetAttributes, _: Time) -> Result<()> {

@@ -32,6 +32,15 @@ type Table = BTreeMap<u32, Weak<dax::File>>;
 /// long as a transfer to the slowest of devices; then it says for whom.
 const PATIENCE_NS: u64 = 30_000_000_000;
 
+/// What becomes of the pins of what a lease covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pins {
+    /// They stay, and the blocks are parked: for what takes blocks away.
+    Park,
+    /// They are waited for, a while: for what moves blocks.
+    Wait,
+}
+
 /// The inodes of one file system that DAX has.
 #[derive(Default)]
 pub(super) struct MappedFiles(Mutex<Table>);
@@ -126,7 +135,7 @@ impl MappedFiles {
     }
 
     /// Proof that these blocks of a file are neither mapped nor pinned.
-    pub fn lease(&self, ino: FsIno, blocks: Range<u64>) -> Result<Lease<'_>> {
+    pub fn lease(&self, ino: FsIno, blocks: Range<u64>, pins: Pins) -> Result<Lease<'_>> {
         loop {
             let table = self.0.lock();
             match table.get(&ino.0) {
@@ -136,8 +145,11 @@ impl MappedFiles {
                     drop(table);
                     if let Some(file) = file {
                         let until = sched::now_ns() + PATIENCE_NS;
-                        let lease = file.break_layout(blocks, dax::Wait::Park(until))?;
-                        return Ok(Lease::Broken(lease));
+                        let wait = match pins {
+                            Pins::Park => dax::Wait::Park(until),
+                            Pins::Wait => dax::Wait::Until(until),
+                        };
+                        return Ok(Lease::Broken(file.break_layout(blocks, wait)?));
                     }
                 }
             }
@@ -177,6 +189,14 @@ impl Lease<'_> {
         match self {
             Lease::Unmapped(_) => None,
             Lease::Broken(lease) => lease.park(),
+        }
+    }
+
+    /// Writes back what was dirty, for a call that moves the blocks: at its end
+    /// the lease would not find them where they were.
+    pub fn write_back(&mut self) {
+        if let Lease::Broken(lease) = self {
+            lease.write_back();
         }
     }
 

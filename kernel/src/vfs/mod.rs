@@ -24,6 +24,7 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::dax;
 use crate::error::{Error, Result};
@@ -276,6 +277,32 @@ pub enum Allocate {
     KeepSize,
     /// Give the storage back; the range reads as zeros.
     Punch,
+    /// Let the range read as zeros, allocated; the file grows to its end.
+    Zero,
+    /// The same, but the size stays.
+    ZeroKeepSize,
+    /// Take the range out of the file; what follows takes its place.
+    Collapse,
+    /// Make a hole there; what was there follows it.
+    Insert,
+}
+
+impl Allocate {
+    /// Collapsing and inserting take a range of whole blocks inside the file.
+    fn check_shift(self, block: u64, size: u64, range: &Range<u64>) -> Result<()> {
+        if !(range.start | range.end).is_multiple_of(block) {
+            let why = alloc::format!("the range is of whole blocks of {block} bytes");
+            return Err(Error::invalid(why));
+        }
+        let last = match self {
+            Allocate::Insert => range.start,
+            _ => range.end,
+        };
+        if last >= size {
+            return Err(Error::invalid("the range reaches to the end of the file"));
+        }
+        Ok(())
+    }
 }
 
 /// Whether an extended attribute may or must exist already.

@@ -9,7 +9,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::Bound;
+use core::ops::{Bound, Range};
 
 use crate::error::{Error, Result};
 
@@ -176,6 +176,27 @@ impl State {
         data.resize(size_in_memory, 0);
         self.used = used - old + size;
         Ok(())
+    }
+
+    /// Takes whole blocks inside a file out of it, or puts zeros there.
+    fn shift(&mut self, ino: Ino, how: Allocate, range: Range<u64>) -> Result<()> {
+        let old = self.file_mut(ino)?.len() as u64;
+        how.check_shift(BLOCK, old, &range)?;
+        let insert = how == Allocate::Insert;
+        let len = range.end - range.start;
+        if insert {
+            self.resize(ino, old.checked_add(len).ok_or(Error::TooBig)?)?;
+        }
+        // Inside the file, which is in memory.
+        let (from, to) = (range.start as usize, range.end as usize);
+        let tail = &mut self.file_mut(ino)?[from..];
+        if insert {
+            tail.rotate_right(to - from);
+            tail[..to - from].fill(0);
+            return Ok(());
+        }
+        tail.rotate_left(to - from);
+        self.resize(ino, old - len)
     }
 
     fn drop_inode(&mut self, ino: Ino) {
@@ -498,13 +519,18 @@ impl FileSystem for RamFs {
         let old = state.file_mut(ino)?.len() as u64;
         let end = offset.checked_add(len).ok_or(Error::TooBig)?;
         match how {
-            Allocate::Extend if end > old => state.resize(ino, end)?,
             Allocate::Extend | Allocate::KeepSize => {}
-            Allocate::Punch => {
+            Allocate::Punch | Allocate::Zero | Allocate::ZeroKeepSize => {
                 let from = offset.min(old) as usize;
                 let to = end.min(old) as usize;
                 state.file_mut(ino)?[from..to].fill(0);
             }
+            Allocate::Collapse | Allocate::Insert => {
+                state.shift(ino, how, offset..end)?;
+            }
+        }
+        if matches!(how, Allocate::Extend | Allocate::Zero) && end > old {
+            state.resize(ino, end)?;
         }
         state.inode_mut(ino)?.touch(now);
         Ok(())

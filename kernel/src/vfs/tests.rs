@@ -337,6 +337,27 @@ fn attributes_times_and_storage() {
     node.allocate(Allocate::Extend, 0, 100).unwrap();
     assert_eq!(node.metadata().unwrap().size, 100);
     assert_eq!(errno(node.allocate(Allocate::Extend, 0, 0)), "EINVAL");
+    node.allocate(Allocate::Zero, 1, 5000).unwrap();
+    assert_eq!(node.metadata().unwrap().size, 5001);
+    node.truncate(0).unwrap();
+    let data: Vec<u8> = (0..20_000).map(|n| 1 + (n / 4096) as u8).collect();
+    vfs.write(b"/f", &data).unwrap();
+    node.allocate(Allocate::Insert, 4096, 8192).unwrap();
+    node.allocate(Allocate::Collapse, 0, 8192).unwrap();
+    node.allocate(Allocate::ZeroKeepSize, 15_900, 100_000)
+        .unwrap();
+    let mut want = vec![0; 4096];
+    want.extend(&data[4096..]);
+    want[15_900..].fill(0);
+    assert!(vfs.read(b"/f").unwrap() == want);
+    for (how, offset, len) in [
+        (Allocate::Collapse, 4096, 100),
+        (Allocate::Collapse, 0, 20_480),
+        (Allocate::Insert, 20_480, 4096),
+        (Allocate::Insert, 1, 4096),
+    ] {
+        assert_eq!(errno(node.allocate(how, offset, len)), "EINVAL");
+    }
     assert_eq!(errno(node.truncate(ramfs::FILE_MAX + 1)), "EFBIG");
 
     node.set_xattr(b"user.a", b"1", XattrMode::Create).unwrap();

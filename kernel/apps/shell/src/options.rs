@@ -74,9 +74,7 @@ impl Options {
                     None => (long, None),
                 };
                 let name = String::from_utf8_lossy(name);
-                let Some(opt) = known.iter().find(|opt| opt.long == name) else {
-                    return Err(format!("no option --{name}"));
-                };
+                let opt = find_long(known, &name)?;
                 if opt.value.is_empty() && value.is_some() {
                     return Err(format!("--{name} takes no value"));
                 }
@@ -173,6 +171,25 @@ pub fn size(text: &[u8]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// The option of this name, or the only one whose name begins so, as with
+/// `getopt_long`.
+fn find_long<'a>(known: &'a [Opt], name: &str) -> Result<&'a Opt, String> {
+    if let Some(opt) = known.iter().find(|opt| opt.long == name) {
+        return Ok(opt);
+    }
+    let mut fitting = known
+        .iter()
+        .filter(|opt| !name.is_empty() && opt.long.starts_with(name));
+    match (fitting.next(), fitting.next()) {
+        (Some(opt), None) => Ok(opt),
+        (Some(one), Some(other)) => Err(format!(
+            "--{name} may be --{} or --{}",
+            one.long, other.long
+        )),
+        _ => Err(format!("no option --{name}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +198,7 @@ mod tests {
         flag(b'l', "long", ""),
         flag(b'a', "", ""),
         valued(b's', "size", "SIZE", ""),
+        flag(0, "size-of-all", ""),
         JSON,
     ];
 
@@ -201,6 +219,8 @@ mod tests {
         for (words, what) in [
             (&["-x"][..], "no option -x"),
             (&["--x=1"], "no option --x"),
+            (&["--si"], "--si may be --size or --size-of-all"),
+            (&["--lon=1"], "takes no value"),
             (&["--long=1"], "takes no value"),
             (&["-s"], "-s needs SIZE"),
             (&["--size"], "--size needs SIZE"),

@@ -357,6 +357,14 @@ fn names_attributes_and_lengths_in(vfs: &Vfs) {
     );
     fails(vfs, "truncate /d/t", 2, "-s is needed");
     fails(vfs, "fallocate /d/t", 2, "-l takes");
+    fails(vfs, "fallocate -p -c -l 4K /d/t", 2, "one of");
+    fails(vfs, "fallocate -i -n -l 4K /d/t", 2, "change the length");
+    ok(
+        vfs,
+        "truncate -s 8K /d/u; echo tail >> /d/u; fallocate -c -o 4K -l 4K /d/u; fallocate --insert-range -l 4096 /d/u; fallocate -z -l 9K /d/u; fallocate --zero-range -n -o 9K -l 9K /d/u",
+    );
+    assert_eq!(ok(vfs, "stat -c %s /d/u"), "9216\n");
+    fails(vfs, "fallocate -c -l 1K /d/u", 1, "whole blocks");
     ok(
         vfs,
         "chmod 640 /d/f; chmod u+x,o=r /d/f; chmod -R go-rwx /d/x; chown 5 /d/f; chown :6 /d/f; chown -h 9 /d/s",

@@ -86,13 +86,24 @@ pub(super) const COMMANDS: &[Entry] = &[
     Entry {
         name: "fallocate",
         area: "files",
-        usage: "[-p] [-n] [-o OFFSET] -l LENGTH FILE",
-        help: "allocate a range of a file; -p: give its storage back",
+        usage: "[-p|-z|-c|-i] [-n] [-o OFFSET] -l LENGTH FILE",
+        help: "allocate a range of a file; -p: give its storage back; -z: zero it; -c: take it out; -i: put a hole there",
         options: Some(&[
             flag(
                 b'p',
                 "punch-hole",
                 "free the range, which then reads as zeros",
+            ),
+            flag(b'z', "zero-range", "let the range read as zeros, allocated"),
+            flag(
+                b'c',
+                "collapse-range",
+                "take the range of whole blocks out; what follows moves down",
+            ),
+            flag(
+                b'i',
+                "insert-range",
+                "make a hole of whole blocks; what was there moves up",
             ),
             flag(b'n', "keep-size", "leave the length alone"),
             valued(
@@ -366,16 +377,30 @@ fn fallocate(ctx: &mut Context) -> Outcome {
     let Some(Some(length)) = number(b'l') else {
         return usage("-l takes a number, and is needed");
     };
-    let how = match (ctx.args.has(b'p'), ctx.args.has(b'n')) {
-        (true, _) => Allocate::Punch,
-        (false, true) => Allocate::KeepSize,
-        (false, false) => Allocate::Extend,
+    let modes: Vec<u8> = b"pzci"
+        .iter()
+        .copied()
+        .filter(|mode| ctx.args.has(*mode))
+        .collect();
+    let how = match (&modes[..], ctx.args.has(b'n')) {
+        (b"", false) => Allocate::Extend,
+        (b"", true) => Allocate::KeepSize,
+        (b"p", _) => Allocate::Punch,
+        (b"z", false) => Allocate::Zero,
+        (b"z", true) => Allocate::ZeroKeepSize,
+        (b"c", false) => Allocate::Collapse,
+        (b"i", false) => Allocate::Insert,
+        (b"c" | b"i", true) => return usage("-c and -i change the length"),
+        _ => return usage("one of -p, -z, -c and -i"),
     };
     let [path] = &ctx.args.operands.clone()[..] else {
         return usage("one file");
     };
     let mut options = OpenOptions::new();
-    options.write(true).create(how != Allocate::Punch);
+    options.write(true).create(!matches!(
+        how,
+        Allocate::Punch | Allocate::Collapse | Allocate::Insert
+    ));
     let file = ctx.vfs().open(&ctx.path(path), &options).what(path)?;
     file.allocate(how, offset, length).what(path)
 }
