@@ -209,7 +209,8 @@ pub trait EntryFormat {
     fn supports(size: PageSize) -> bool;
 
     /// The entry for a leaf. Clean; young if the CPU does not itself mark
-    /// leaves young. `pa` is aligned to `size`.
+    /// leaves young. `pa` is aligned to `size`. The address stands in the
+    /// entry as it is: that of the next page is the entry plus 4096.
     fn leaf(pa: PhysAddr, size: PageSize, attrs: Attrs) -> u64;
 
     /// The entry for a table, restricting nothing.
@@ -385,6 +386,42 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
         entry.store(E::leaf(pa, size, attrs), Ordering::Release);
         E::publish();
         Ok(())
+    }
+
+    /// Maps up to `count` leaves of 4 KiB on neighbouring memory, for as long as
+    /// they stand in one table and nothing is mapped there; how many it were.
+    pub fn map_small_run(
+        &mut self,
+        va: VirtAddr,
+        pa: PhysAddr,
+        count: u64,
+        attrs: Attrs,
+    ) -> Result<u64, MapError> {
+        let page = PageSize::Size4K.bytes();
+        if !va.is_aligned(page) || !pa.is_aligned(page) {
+            return Err(MapError::Misaligned);
+        }
+        let first = index(va, 0);
+        let count = count.min((ENTRIES - first) as u64);
+        check_range(va, count * page)?;
+        let table = self.make_tables(va, 0)?;
+        // SAFETY: as in `entry`.
+        let table: &RawTable = unsafe { &*self.memory.ptr(table) };
+        let entries = table.get(first..first + count as usize).unwrap_or_default();
+        let mut value = E::leaf(pa, PageSize::Size4K, attrs);
+        let mut mapped = 0;
+        for entry in entries {
+            if entry.load(Ordering::Relaxed) != 0 {
+                break;
+            }
+            entry.store(value, Ordering::Release);
+            value = value.wrapping_add(page);
+            mapped += 1;
+        }
+        if mapped > 0 {
+            E::publish();
+        }
+        Ok(mapped)
     }
 
     /// Maps `len` bytes with the largest leaves that the addresses allow.
@@ -635,43 +672,53 @@ impl<E: EntryFormat, M: TableMemory> PageTable<E, M> {
     fn unmap_small_runs(&self, table: PhysAddr, range: Range<u64>, runs: &mut LeafRuns<'_>) -> u64 {
         let page = PageSize::Size4K.bytes();
         let mut run = runs.take_last();
+        // What continues the run: the next page, and mostly the same entry
+        // but for that (see `EntryFormat::leaf`).
         let mut expected = PhysAddr(u64::MAX);
+        let mut continued = 0;
         if run.size == PageSize::Size4K && run.va.0 + run.count * page == range.start {
             expected = PhysAddr(run.pa.0 + run.count * page);
         }
         let first = index(VirtAddr(range.start), 0);
+        let last = first + ((range.end - range.start) / page) as usize;
         // SAFETY: as in `entry`.
         let table: &RawTable = unsafe { &*self.memory.ptr(table) };
-        let mut va = range.start;
-        for entry in table.iter().skip(first) {
-            if va >= range.end {
-                break;
-            }
+        let entries = table.get(first..last.min(ENTRIES)).unwrap_or_default();
+        for (nth, entry) in entries.iter().enumerate() {
             let value = entry.load(Ordering::Relaxed);
+            if value == continued && value != 0 {
+                entry.store(0, Ordering::Relaxed);
+                run.count += 1;
+                continued = value.wrapping_add(page);
+                continue;
+            }
+            if continued != 0 {
+                expected = PhysAddr(run.pa.0 + run.count * page);
+            }
             match E::decode(value, Some(PageSize::Size4K)) {
-                Entry::Leaf(leaf) if leaf.pa == expected => {
-                    run.count += 1;
-                    expected.0 += page;
-                    entry.store(0, Ordering::Relaxed);
-                }
                 Entry::Leaf(leaf) => {
-                    runs.push(run);
-                    run = LeafRun::NONE;
-                    if !runs.has_room() {
-                        return va;
+                    if leaf.pa != expected {
+                        runs.push(run);
+                        run = LeafRun::NONE;
+                        let va = VirtAddr(range.start + nth as u64 * page);
+                        if !runs.has_room() {
+                            return va.0;
+                        }
+                        run = LeafRun {
+                            va,
+                            pa: leaf.pa,
+                            ..run
+                        };
                     }
                     entry.store(0, Ordering::Relaxed);
-                    run = LeafRun {
-                        va: VirtAddr(va),
-                        pa: leaf.pa,
-                        count: 1,
-                        ..run
-                    };
-                    expected = PhysAddr(leaf.pa.0 + page);
+                    run.count += 1;
+                    continued = value.wrapping_add(page);
                 }
-                _ => expected = PhysAddr(u64::MAX),
+                _ => {
+                    expected = PhysAddr(u64::MAX);
+                    continued = 0;
+                }
             }
-            va += page;
         }
         runs.push(run);
         range.end

@@ -576,6 +576,42 @@ fn leaves_are_taken_by_runs() {
 }
 
 #[test]
+fn small_leaves_are_mapped_by_runs() {
+    let mut t = table::<Format>();
+    let (at, pa) = (MAPPINGS + 500 * K4, PhysAddr(77 * K4));
+    let map = |t: &mut PageTable<Format, Frames>, page: u64, count| {
+        t.map_small_run(at + page * K4, pa + page * K4, count, Attrs::READ)
+    };
+    // No further than the table, nor over what is there.
+    assert_eq!(map(&mut t, 0, 40), Ok(12));
+    assert_eq!(t.allow_write(at + 3 * K4, pa + 3 * K4).map(|_| ()), Ok(()));
+    assert_eq!(map(&mut t, 0, 1), Ok(0));
+    let size = PageSize::Size4K;
+    t.map(at + 20 * K4, pa, size, Attrs::READ).unwrap();
+    assert_eq!(map(&mut t, 12, 100), Ok(8));
+    for page in 0..20 {
+        let leaf = Leaf {
+            pa: pa + page * K4,
+            size,
+            attrs: Attrs::READ.with_write(page == 3),
+            ..t.translate(at + page * K4).unwrap()
+        };
+        assert_eq!(t.translate(at + page * K4), Some(leaf));
+    }
+    // One run, whatever the attributes.
+    let start = at - MAPPINGS;
+    let runs = take_runs(&mut t, start..start + 21 * K4, 4);
+    assert_eq!(
+        runs,
+        [(start, pa.0, K4, 20), (start + 20 * K4, pa.0, K4, 1)]
+    );
+    assert_eq!(
+        t.map_small_run(at + 1, pa, 1, Attrs::READ),
+        Err(MapError::Misaligned)
+    );
+}
+
+#[test]
 fn a_table_that_is_left_gives_way_to_a_large_leaf() {
     let mut t = table::<Format>();
     let large = |t: &mut PageTable<Format, Frames>| {

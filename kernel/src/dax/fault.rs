@@ -123,7 +123,13 @@ impl Inner {
             self.file.resolve(&mut entered, block, write, want, true)?;
         }
         match entered.slot {
-            Slot::Mapped(folio) => self.map_folio(va, block, &mut entered, folio, write),
+            Slot::Mapped(folio) => {
+                self.map_folio(va, block, &mut entered, folio, write)?;
+                if folio.size == PageSize::Size4K {
+                    self.map_following(block, &entered);
+                }
+                Ok(())
+            }
             Slot::Zero(size) => self.map_zero(va, block, size),
             Slot::Empty => Err(beyond_end(block)),
         }

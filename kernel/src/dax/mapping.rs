@@ -39,6 +39,8 @@ pub struct Inner {
     pub(super) own: Own,
     /// Leaves in the page table, zero pages included.
     pub(super) leaves: AtomicU64,
+    /// The block behind those that faults have mapped last: a guess.
+    pub(super) next: AtomicU64,
     /// The mapping is going: no new leaves. Set before the blocks are locked
     /// for the last unmapping, read with them locked.
     pub(super) closed: AtomicBool,
@@ -134,6 +136,7 @@ pub fn map_with(
         options,
         own: Own::default(),
         leaves: AtomicU64::new(0),
+        next: AtomicU64::new(u64::MAX),
         closed: AtomicBool::new(false),
     });
     file.add_mapping(&inner);
@@ -200,6 +203,12 @@ impl Mapping {
                 leaf.size.bytes() - va.offset_in(leaf.size.bytes())
             });
             at += step;
+            if step == 4096 && at < end {
+                // What is like it comes with it.
+                let block = inner.block_of(inner.start + at);
+                let entered = inner.file.enter(block)?;
+                at += inner.map_run(block, (end - at) >> 12, &entered, write)? << 12;
+            }
         }
         Ok(())
     }

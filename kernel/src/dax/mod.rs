@@ -8,6 +8,7 @@
 //! | [`file`] | a file: entries, mappings, remembered extents |
 //! | `resolve` | from a block to its entry, and its size |
 //! | `fault` | faults |
+//! | `around` | small leaves by the run |
 //! | `unmap`, `writeback` | leaves and marks taken away again |
 //! | [`mapping`] | mappings, checked access, pins |
 //! | `peer` | peer-to-peer memory in the address space |
@@ -37,6 +38,7 @@
 //! and touches no mapping while it has locked it.
 
 pub mod area;
+mod around;
 mod density;
 pub mod device;
 pub mod entry;

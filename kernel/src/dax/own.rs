@@ -53,10 +53,15 @@ impl Own {
     /// The page that stands for `block` here.
     #[inline]
     pub fn get(&self, block: u64) -> Option<PhysAddr> {
-        if !self.used.load(Ordering::Acquire) {
+        if !self.is_used() {
             return None;
         }
         self.pages.lock().get(&block).map(Page::phys)
+    }
+
+    /// Whether there may be some.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
     }
 
     /// Puts a page in the place of `block`; where it lies.

@@ -10,9 +10,9 @@ use crate::memmap::FolioId;
 use core::ops::Range;
 use quire_arch::{PageSize, PhysAddr};
 
-/// Unwritten blocks are made data so many at a time: the file system's share
-/// of a fault is the same for a few blocks as for one, and they take no space
-/// that they had not before.
+/// Blocks are made data so many at a time, because the file system's share of a
+/// fault is the same for a few as for one: unwritten ones always, as they take
+/// no space that they had not before; holes where a store goes on behind data.
 const AHEAD: u64 = 16;
 
 const HUGE: u64 = PageSize::Size1G.pages();
@@ -105,7 +105,7 @@ impl File {
                         fall_back(self.too_short(&run, window));
                     }
                     want = PageSize::Size4K;
-                    ahead(block, &run, unwritten)
+                    self.ahead(block, &run, unwritten)
                 };
                 self.allocate(block, blocks)?
             }
@@ -236,6 +236,20 @@ impl File {
         }
         add::merges(1);
         Ok(true)
+    }
+
+    /// The blocks around `block` to make data, of a run that is none.
+    fn ahead(&self, block: u64, run: &Range<u64>, unwritten: bool) -> Range<u64> {
+        let first = block & !(AHEAD - 1);
+        let end = (first + AHEAD).min(run.end);
+        let goes_on = || block > 0 && matches!(self.entries().slot(block - 1).1, Slot::Mapped(_));
+        if unwritten {
+            first.max(run.start)..end
+        } else if goes_on() {
+            block..end
+        } else {
+            block..block + 1
+        }
     }
 
     /// Asks the file system what is around `block`, from `first` on if that is
@@ -406,16 +420,6 @@ impl File {
                         && (0..BLOCKS).any(|page| matches!(chunk.find(page).1, Slot::Zero(_)))
             })
     }
-}
-
-/// The blocks around `block` to make data: for unwritten ones their
-/// neighbours too, for holes no more than was asked for.
-fn ahead(block: u64, run: &Range<u64>, unwritten: bool) -> Range<u64> {
-    if !unwritten {
-        return block..block + 1;
-    }
-    let start = block & !(AHEAD - 1);
-    start.max(run.start)..(start + AHEAD).min(run.end)
 }
 
 fn extent_is_bad(block: u64) -> Error {

@@ -140,6 +140,8 @@ counters! {
     zero_small,
     /// Faults served by a zero page of 2 MiB.
     zero_large,
+    /// Small leaves that faults made in addition to their own.
+    around,
     /// Write faults on a leaf that was read-only.
     upgrades,
     /// Faults that found the leaf there already.

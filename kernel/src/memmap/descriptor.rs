@@ -243,12 +243,15 @@ impl Descriptor {
     /// `leaves` leaves are cleared **and** shot down in every CPU: mapcounts and
     /// references go in one step, so that the folio never looks busy by its own
     /// leaves. Returns the counts after.
+    #[inline]
     pub fn drop_leaves(&self, leaves: u32) -> Counts {
         // As in `put_many`.
-        let before = Counts::unpack(self.counts.fetch_sub(
-            (Counts::REF + Counts::MAP) * u64::from(leaves),
-            Ordering::AcqRel,
-        ));
+        let gone = (Counts::REF + Counts::MAP) * u64::from(leaves);
+        let before = self.counts.fetch_sub(gone, Ordering::AcqRel);
+        if before == gone {
+            return Counts::default();
+        }
+        let before = Counts::unpack(before);
         assert!(
             before.maps >= leaves && before.refs >= before.maps,
             "folio unmapped more often than it was mapped: {before:?}, {leaves} leaves"

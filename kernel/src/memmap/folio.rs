@@ -99,6 +99,72 @@ impl Pgmap {
         Ok(())
     }
 
+    /// [`associate_mapped`](Self::associate_mapped) for up to `count` pages of
+    /// one 2 MiB from `first` on, with indexes from `index` on: how many it
+    /// were before one that is in use.
+    pub fn associate_mapped_run(
+        &self,
+        first: FolioId,
+        count: u64,
+        owner: OwnerId,
+        index: u64,
+    ) -> Result<u64> {
+        self.check_run(first, count)?;
+        let _inside = self.enter()?;
+        // The first one's page is brought into memory, and the run ends with it.
+        self.record_mut(first.page, first.size)?;
+        let records = self.run_of_records(first, count);
+        self.claim_above(first, records.len() as u32)?;
+        let mut done = 0;
+        for record in records {
+            if record.associate(owner.0.get(), index + done).is_err() {
+                break;
+            }
+            record.first_map(1);
+            done += 1;
+        }
+        if done < records.len() as u64 {
+            self.release_above(first, (records.len() as u64 - done) as u32);
+        }
+        self.became_busy(done);
+        Ok(done)
+    }
+
+    /// [`map_leaves`](Self::map_leaves) of one leaf each for up to `count`
+    /// neighbours in one 2 MiB: how many it were before one that is no folio.
+    pub fn map_leaves_run(&self, first: FolioId, count: u64) -> Result<u64> {
+        self.check_run(first, count)?;
+        let _inside = self.enter()?;
+        let (mut done, mut busy) = (0, 0);
+        for record in self.run_of_records(first, count) {
+            if record.state() != State::Whole {
+                break;
+            }
+            busy += u64::from(record.first_map(1).refs == 0);
+            done += 1;
+        }
+        self.became_busy(busy);
+        Ok(done)
+    }
+
+    /// Pages of one 2 MiB, of which all are the pgmap's.
+    fn check_run(&self, first: FolioId, count: u64) -> Result<()> {
+        let size = first.size;
+        let last = first.page + count.saturating_sub(1) * size.pages();
+        let large = PageSize::Size2M.pages();
+        if size != PageSize::Size4K || count == 0 || last / large != first.page / large {
+            return Err(Error::invalid("a run of pages is not of one 2 MiB"));
+        }
+        self.check(first)?;
+        self.check(FolioId { page: last, size })
+    }
+
+    /// The records of a run, as far as they are neighbours in memory.
+    fn run_of_records(&self, first: FolioId, count: u64) -> &[Descriptor] {
+        let records = self.records_from(first.page, first.size);
+        records.get(..count as usize).unwrap_or(records)
+    }
+
     #[inline]
     fn claim(&self, id: FolioId, owner: OwnerId, index: u64) -> Result<&Descriptor> {
         let record = self.record_mut(id.page, id.size)?;
@@ -218,8 +284,12 @@ impl Pgmap {
             for record in records.iter().take(wanted) {
                 debug_assert_eq!(record.state(), State::Whole);
                 let counts = record.drop_leaves(1);
-                freed += u64::from(counts.refs == 0);
-                wake |= wakes(counts);
+                // Mostly it was the only one.
+                if counts == Counts::default() {
+                    freed += 1;
+                } else {
+                    wake |= wakes(counts);
+                }
             }
             let _ = record;
             page += wanted.min(records.len()).max(1) as u64 * size.pages();
@@ -228,7 +298,7 @@ impl Pgmap {
             self.became_free(freed);
         }
         drop(inside);
-        if wake && self.idle.has_waiters() {
+        if (wake || freed > 0) && self.idle.has_waiters() {
             self.idle.wake_all();
         }
     }

@@ -30,6 +30,7 @@ rules_as_tests! {
     r03_associating_twice_conflicts,
     r04_first_map_takes_one_ref_and_one_mapcount,
     r05_further_leaves_count_on_their_folio,
+    r05_runs_are_counted_as_single_leaves_are,
     r06_zero_page_is_not_counted,
     r07_unmap_drops_ref_after_shootdown,
     r08_pins_are_exact_and_outlive_the_mapping,
@@ -198,6 +199,45 @@ fn r05_further_leaves_count_on_their_folio() -> Outcome {
     text(map.map_leaves(found, 1))?;
     check!(map.counts(id) == counts(2, 2));
     check!(map.busy_folios() == 1, "one folio, however many leaves");
+    Ok(())
+}
+
+fn r05_runs_are_counted_as_single_leaves_are() -> Outcome {
+    let map = fsdax()?;
+    let rest = map.usage();
+    // Over a page of descriptors (128), and up to what another file has.
+    text(map.associate(at(&map, 140, Size4K), owner(9), 0))?;
+    let first = at(&map, 100, Size4K);
+    check!(text(map.associate_mapped_run(first, 60, FILE, 7))? == 28);
+    let second = at(&map, 128, Size4K);
+    check!(text(map.associate_mapped_run(second, 32, FILE, 35))? == 12);
+    check!(map.busy_folios() == 40, "{}", map.busy_folios());
+    let below = map.usage().folios[0];
+    check!(below == 41, "{below}");
+    for page in 100..140 {
+        let id = at(&map, page, Size4K);
+        let info = map.info(id.page).ok_or("no folio")?;
+        check!(
+            info.counts == counts(1, 1) && info.owner == Some(FILE) && info.index == page - 93,
+            "{info:?}"
+        );
+    }
+    check!(text(map.map_leaves_run(second, 13))? == 13);
+    check!(map.counts(at(&map, 140, Size4K)) == counts(1, 1));
+    check!(map.counts(second) == counts(2, 2) && map.busy_folios() == 41);
+    // Over a 2 MiB's end, or the pgmap's, there is no run.
+    check!(
+        map.associate_mapped_run(at(&map, 511, Size4K), 2, FILE, 0)
+            .is_err()
+    );
+    check!(map.map_leaves_run(first, 0).is_err());
+    map.drop_leaves(first.page, Size4K, 40);
+    map.drop_leaves(second.page, Size4K, 13);
+    check!(map.busy_folios() == 0);
+    text(map.disassociate_run(first, 40))?;
+    check!(text(map.disassociate(at(&map, 140, Size4K)))?);
+    map.trim();
+    check!(map.usage() == rest, "{:?} is not {rest:?}", map.usage());
     Ok(())
 }
 

@@ -177,6 +177,17 @@ pub fn map_leaf(va: VirtAddr, pa: PhysAddr, size: PageSize, attrs: Attrs) -> Res
     }
 }
 
+/// Maps up to `count` leaves of 4 KiB on neighbouring memory, for as long as they
+/// stand in one page table and nothing is mapped there; how many it were.
+pub fn map_small_run(
+    va: VirtAddr,
+    pa: PhysAddr,
+    count: u64,
+    attrs: Attrs,
+) -> Result<u64, MapError> {
+    Locked::take().table()?.map_small_run(va, pa, count, attrs)
+}
+
 #[cold]
 fn map_over_empty(
     va: VirtAddr,

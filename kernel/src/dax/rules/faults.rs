@@ -179,6 +179,97 @@ pub fn mapping_is_the_memory_itself() -> Outcome {
     Ok(())
 }
 
+/// A fault that goes on where the one before ended brings the leaves behind it,
+/// which allow no store: marks stay as fine as stores are.
+pub fn neighbours_come_with_a_fault_that_goes_on() -> Outcome {
+    let rig = Rig::new(100)?;
+    let first = rig.fs.lay_out(0..20, 32)?;
+    rig.fs.lay_out(20..80, 32)?;
+    let mapping = rig.map(Perms::ReadWrite)?;
+    let reached = |block: u64| leaf(&mapping, block << 12).map(|leaf| leaf.attrs.write);
+    let counts = |block: u64| {
+        rig.file
+            .folio_at(block << 12)
+            .map(|folio| folio.counts.refs)
+    };
+    // In no order: one each.
+    for block in [9, 70, 3] {
+        check!(load(&mapping, block << 12) == block as u8 ^ 0x5a);
+    }
+    check!(mapping.leaves() == 3 && counts(4).is_none());
+    // In order: to the next multiple of 16, without what is there already.
+    check!(load(&mapping, 4 << 12) == 4 ^ 0x5a);
+    check!(mapping.leaves() == 8 && reached(8) == Some(false) && reached(10).is_none());
+    store(&mapping, 10 << 12, 1);
+    store(&mapping, 11 << 12, 1);
+    check!(reached(10) == Some(true) && reached(15) == Some(false) && reached(16).is_none());
+    // As far as the memory is one run.
+    for block in 12..=17 {
+        store(&mapping, block << 12, 1);
+    }
+    check!(reached(19) == Some(false) && reached(20).is_none());
+    check!(
+        leaf(&mapping, 19 << 12).is_some_and(|l| l.pa == rig.memory.base + ((first + 19) << 12))
+    );
+    check!(
+        rig.file.entry(19)
+            == (
+                19,
+                Entry::Mapped {
+                    folio: rig.file.folio_at(19 << 12).ok_or("no folio")?.id,
+                    dirty: Dirty::Clean
+                }
+            )
+    );
+    text(rig.file.sync(0..100))?;
+    check!(rig.memory.flushed.load(Ordering::Relaxed) == 8 << 12);
+    // By populate: all of it, and a second mapping counts for itself.
+    let second = rig.map(Perms::ReadWrite)?;
+    text(second.populate(false))?;
+    check!(second.leaves() == 100 && counts(0) == Some(1) && counts(15) == Some(2));
+    check!(leaf(&second, 79 << 12).is_some_and(|leaf| !leaf.attrs.write));
+    drop(mapping);
+    check!(counts(15) == Some(1));
+    drop(second);
+    rig.at_rest()?;
+    // What a store may do from the start is dirty from the start.
+    let third = rig.map(Perms::ReadWrite)?;
+    text(third.populate(true))?;
+    check!(third.leaves() == 100 && leaf(&third, 5 << 12).is_some_and(|l| l.attrs.write));
+    text(rig.file.sync(0..100))?;
+    check!(rig.memory.flushed.load(Ordering::Relaxed) == 108 << 12);
+    drop(third);
+    rig.at_rest()
+}
+
+/// A store that goes on behind data takes more of a hole than its own block; one
+/// anywhere else does not.
+pub fn r23_holes_are_filled_ahead_of_stores_in_order() -> Outcome {
+    let rig = Rig::new(64)?;
+    let mapping = rig.map(Perms::ReadWrite)?;
+    let blocks = || {
+        rig.fs
+            .state
+            .lock()
+            .blocks
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    store(&mapping, 5 << 12, 1);
+    store(&mapping, 40 << 12, 1);
+    check!(blocks() == [5, 40], "{:?}", blocks());
+    store(&mapping, 6 << 12, 1);
+    let expected: Vec<u64> = (5..16).chain([40]).collect();
+    check!(blocks() == expected, "{:?}", blocks());
+    // They read as zeros, and are clean until they are stored to.
+    check!(load(&mapping, (12 << 12) + 7) == 0);
+    text(rig.file.sync(0..64))?;
+    check!(rig.memory.flushed.load(Ordering::Relaxed) == 3 << 12);
+    drop(mapping);
+    rig.at_rest()
+}
+
 pub fn populate_takes_large_leaves() -> Outcome {
     let rig = Rig::new(1024)?;
     rig.fs.lay_out(0..1024, 512)?;
