@@ -6,7 +6,8 @@
 //! joined.
 //!
 //! Persistent memory (EFI type 14, or anything that carries the non-volatile
-//! attribute) is never usable: it comes out as reserved.
+//! attribute) is never usable: it comes out as reserved. So does free memory
+//! with the special-purpose attribute.
 //!
 //! Specifications: UEFI 2.10 section 7.2.3; Limine boot protocol, "Memory Map
 //! Feature".
@@ -74,12 +75,18 @@ pub struct Descriptor {
 
 /// EFI attribute of non-volatile memory.
 const EFI_MEMORY_NV: u64 = 0x8000;
+/// EFI attribute of memory for special purposes.
+const EFI_MEMORY_SP: u64 = 0x4_0000;
 
 impl Descriptor {
     /// What the protocol calls this entry.
     pub fn limine_kind(&self) -> Kind {
         // RAM in name only: it would lose or overwrite what it keeps.
         if self.attributes & EFI_MEMORY_NV != 0 && matches!(self.kind, 1..=4 | 7) {
+            return Kind::Reserved;
+        }
+        // Free, but not for everybody: whoever knows the purpose takes it.
+        if self.attributes & EFI_MEMORY_SP != 0 && self.kind == 7 {
             return Kind::Reserved;
         }
         match self.kind {

@@ -15,6 +15,8 @@
 
 pub mod aml;
 mod machine;
+pub mod numa;
+pub mod subtable;
 
 pub use machine::{below, devices, evaluate, take_notifications};
 

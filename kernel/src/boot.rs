@@ -10,6 +10,7 @@ use crate::sync::Once;
 use arch::{PhysAddr, VirtAddr};
 use quire_arch as arch;
 
+pub mod described;
 #[cfg(target_os = "none")]
 mod limine;
 #[cfg(target_os = "none")]
@@ -92,8 +93,9 @@ pub struct BootInfo {
     cpus: [PhysAddr; MAX_CPUS],
     #[cfg(target_os = "none")]
     cpu_count: usize,
-    /// The EFI memory map: where, bytes, bytes in an entry.
-    pub efi_memory_map: Option<(PhysAddr, u64, u64)>,
+    /// What the EFI memory map and the device tree say of memory that isn't
+    /// RAM for everybody.
+    pub described: described::List,
     /// Seconds since 1970 when the loader started the kernel.
     pub boot_time: Option<u64>,
     /// The protocol revision that the loader speaks.

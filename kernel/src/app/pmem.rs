@@ -69,8 +69,15 @@ pub fn examine() -> alloc::vec::Vec<Finding> {
         namespaces: &namespaces(),
         nfit: crate::acpi::table(b"NFIT", 0),
         root: crate::pmem::root(),
+        numa: crate::acpi::numa::this_machine(),
+        described: crate::boot::info().map(|info| &info.described),
     };
     patient.examine()
+}
+
+/// Where a region is near, and how it is reached.
+pub fn locality(region: &Region) -> describe::Object {
+    describe::locality(region, crate::acpi::numa::this_machine())
 }
 
 /// What a DIMM's firmware says of its health; `None`: it says nothing.

@@ -8,7 +8,7 @@
 //! Everything here runs in the loader's address space, before memory can be
 //! allocated.
 
-use super::{BootInfo, Framebuffer, MAX_CPUS, MAX_REGIONS, Region, RegionKind};
+use super::{BootInfo, Framebuffer, MAX_CPUS, MAX_REGIONS, Region, RegionKind, described};
 use crate::mm::frame;
 use arch::boot::MpInfo;
 use arch::{PhysAddr, VirtAddr};
@@ -55,6 +55,9 @@ static CPUS: MpRequest = MpRequest::new();
 #[used]
 #[unsafe(link_section = ".limine_requests")]
 static EFI_MAP: EfiMemoryMapRequest = EfiMemoryMapRequest::new();
+#[used]
+#[unsafe(link_section = ".limine_requests")]
+static TREE: DeviceTreeBlobRequest = DeviceTreeBlobRequest::new();
 #[used]
 #[unsafe(link_section = ".limine_requests")]
 static DATE: DateAtBootRequest = DateAtBootRequest::new();
@@ -141,9 +144,23 @@ pub(super) fn collect(info: &mut BootInfo) -> Result<(), &'static str> {
             info.cpu_count += 1;
         }
     }
-    info.efi_memory_map = EFI_MAP
-        .get_response()
-        .map(|r| (phys(r.memmap() as u64), r.memmap_size(), r.desc_size()));
+    if let Some(r) = EFI_MAP.get_response() {
+        // SAFETY: the loader keeps a copy of the firmware's map there.
+        let map = unsafe {
+            core::slice::from_raw_parts(r.memmap() as *const u8, r.memmap_size() as usize)
+        };
+        info.described.add_efi(map, r.desc_size() as usize);
+    }
+    if let Some(r) = TREE.get_response() {
+        let at: *const u8 = r.dtb_ptr().cast();
+        // SAFETY: the loader has put a whole tree there, which begins with its
+        // magic number and its size.
+        let tree = unsafe {
+            let size = described::tree_size(&*at.cast());
+            core::slice::from_raw_parts(at, size)
+        };
+        info.described.add_device_tree(tree);
+    }
     info.boot_time = DATE.get_response().map(|r| r.timestamp().as_secs());
     Ok(())
 }
@@ -167,7 +184,7 @@ impl BootInfo {
             framebuffer: None,
             cpus: [PhysAddr(0); MAX_CPUS],
             cpu_count: 0,
-            efi_memory_map: None,
+            described: described::List::empty(),
             boot_time: None,
             revision: 0,
         }

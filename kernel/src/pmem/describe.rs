@@ -7,6 +7,7 @@ use super::label::Slot;
 use super::layout::Layout;
 use super::namespace::Namespace;
 use super::region::{Dimm, Region};
+use crate::acpi::numa::Numa;
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -140,6 +141,9 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
         .text("persistence_domain", region.persistence_domain.name())
         .text("resource", alloc::format!("{:#x}", region.range.start))
         .text("source", region.source);
+    if !region.also.is_empty() {
+        object = object.text("also_told_by", region.also.join(", "));
+    }
     if let Some(version) = layout.version() {
         object = object.text("label_version", alloc::format!("{version}"));
     }
@@ -153,6 +157,33 @@ pub fn region(region: &Region, dimms: &[Dimm]) -> Object {
 fn numa(mut object: Object, region: &Region) -> Object {
     if let Some(node) = region.numa_node {
         object = object.number("numa_node", node).number("target_node", node);
+    }
+    object
+}
+
+/// Where a region is near, and how it is reached: what SRAT, SLIT and HMAT say.
+pub fn locality(region: &Region, numa: &Numa) -> Object {
+    let object = Object::default().text("dev", &*region.dev);
+    let Some(domain) = region.numa_node else {
+        return object;
+    };
+    let mut object = object.number("numa_node", domain);
+    let distances = numa.distances(domain);
+    if !distances.is_empty() {
+        let list = distances.into_iter().map(|(from, distance)| {
+            Object::default()
+                .number("from", from)
+                .number("distance", distance)
+        });
+        object
+            .0
+            .push(("distances".into(), Value::List(list.collect())));
+    }
+    if let Some(performance) = numa.performance(domain) {
+        object = object.number("initiator", performance.initiator);
+        for (key, value) in performance.told() {
+            object = object.number(key, value);
+        }
     }
     object
 }

@@ -2,12 +2,13 @@
 
 use super::cxl::service::CxlSource;
 use super::firmware::{AcpiMethods, Root};
-use super::source::{NvmeSource, VirtioPmemSource};
-use super::{Found, Machine, Namespace, NfitSource, Reach, Region, Source};
+use super::source::{FirmwareMaps, NfitSource, NvmeSource, VirtioPmemSource};
+use super::{Found, Machine, Namespace, Reach, Region, Source};
+use crate::acpi::{self, numa};
 use crate::boot::RegionKind;
 use crate::error::{Error, Result};
 use crate::sync::Once;
-use crate::{acpi, boot, mm};
+use crate::{boot, mm};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -58,6 +59,11 @@ impl Machine for ThisMachine {
         let bits = quire_arch::cpu::features().phys_bits.min(52);
         layout::DIRECT_MAP_LEN.min(1 << bits)
     }
+
+    fn domain(&self, range: &Range<u64>) -> Option<u32> {
+        let memory = numa::this_machine().memory_of(range)?;
+        Some(memory.domain)
+    }
 }
 
 /// Whether bytes overlap this machine's RAM.
@@ -88,6 +94,9 @@ pub fn start() {
     sources.extend(cxl.iter().map(|cxl| cxl as &dyn Source));
     sources.push(&NvmeSource);
     sources.push(&VirtioPmemSource);
+    // Last: they confirm what others know better.
+    let maps = boot::info().map(|info| FirmwareMaps(&info.described));
+    sources.extend(maps.iter().map(|maps| maps as &dyn Source));
     let reach: Arc<dyn Reach> = Arc::new(DirectMap);
     super::failure::start();
     super::init(&sources, &ThisMachine, &reach);
@@ -103,7 +112,7 @@ pub(super) fn add_region(
     let mut found = Found::new(&ThisMachine);
     found.regions = super::inventory().regions.clone();
     let start = region.range.start;
-    found.add_region(region, origin);
+    found.add_new(region, origin);
     if let Some(error) = found.errors.pop() {
         return Err(error);
     }

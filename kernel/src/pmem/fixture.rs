@@ -13,6 +13,18 @@ pub(crate) const VOLATILE: [u8; 16] = [
     0x4f, 0x94, 0x05, 0x73, 0xda, 0xfd, 0xe3, 0x44, 0xb1, 0x6c, 0x3f, 0x22, 0xd2, 0x52, 0xe5, 0xd0,
 ];
 
+/// A machine whose first GiB is RAM.
+pub(crate) struct TestMachine;
+
+impl super::Machine for TestMachine {
+    fn is_ram(&self, range: core::ops::Range<u64>) -> bool {
+        range.start < 1 << 30
+    }
+    fn limit(&self) -> u64 {
+        1 << 46
+    }
+}
+
 impl TableBuilder {
     pub(crate) fn new() -> Self {
         let mut bytes = vec![0; 40];

@@ -8,7 +8,7 @@
 //! | [`label`], [`layout`] | a DIMM's labels, and the namespaces that they make |
 //! | [`info`], [`btt`], [`identity`] | what stands on a namespace |
 //! | [`provision`] | making and deleting namespaces |
-//! | [`source`] | other sources than the NFIT |
+//! | [`source`] | the sources: NFIT, NVMe, virtio-pmem, the firmware's maps |
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`lifecycle`] | detaching and attaching at run time |
@@ -46,7 +46,8 @@ pub(crate) mod fixture;
 pub use direct::{DirectMap, is_ram, root, start};
 pub use label::{LabelArea, LabelStore};
 pub use namespace::{Claim, KernelPmem, Namespace, Reach, attach, find, namespaces};
-pub use region::{Dimm, Flush, Flusher, Found, Machine, NfitSource, Region, Source};
+pub use region::{Dimm, Flush, Flusher, Found, Machine, Region, Source};
+pub use source::NfitSource;
 
 use crate::error::Result;
 use crate::sync::SpinLock;

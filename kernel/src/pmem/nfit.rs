@@ -21,6 +21,7 @@
     clippy::as_conversions
 )]
 
+use crate::acpi::subtable::{self, Fields, Shape, Walk};
 use core::fmt;
 
 /// Bytes before the first entry: the common table header and four reserved.
@@ -41,12 +42,8 @@ pub enum Reason {
     TableLength(u32),
     /// The bytes of the table do not add up to 0. Carries the sum.
     Checksum(u8),
-    /// Fewer than four bytes remain where an entry must start.
-    EntryHeaderTruncated,
-    /// An entry says that it is shorter than its own header.
-    EntryTooShort(u16),
-    /// An entry says that it reaches beyond the end of the table.
-    EntryBeyondTable(u16),
+    /// The entries can't be walked on.
+    Walk(subtable::Reason),
 }
 
 impl fmt::Display for Reason {
@@ -56,9 +53,7 @@ impl fmt::Display for Reason {
             Self::Signature(found) => write!(f, "signature is {found:02x?}, not \"NFIT\""),
             Self::TableLength(len) => write!(f, "length field {len} does not fit the table"),
             Self::Checksum(sum) => write!(f, "bytes add up to {sum:#04x}, not 0"),
-            Self::EntryHeaderTruncated => f.write_str("entry header cut short"),
-            Self::EntryTooShort(len) => write!(f, "entry length {len} is less than its header"),
-            Self::EntryBeyondTable(len) => write!(f, "entry length {len} reaches beyond the table"),
+            Self::Walk(reason) => reason.fmt(f),
         }
     }
 }
@@ -75,39 +70,6 @@ pub struct Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NFIT at offset {:#x}: {}", self.offset, self.reason)
-    }
-}
-
-/// The bytes of one entry (or of the table); what lies beyond them reads as 0.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn array<const N: usize>(self, at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        for (offset, byte) in (at..).zip(out.iter_mut()) {
-            *byte = self.0.get(offset).copied().unwrap_or(0);
-        }
-        out
-    }
-    fn u8(self, at: usize) -> u8 {
-        self.0.get(at).copied().unwrap_or(0)
-    }
-    fn u16(self, at: usize) -> u16 {
-        u16::from_le_bytes(self.array(at))
-    }
-    fn u32(self, at: usize) -> u32 {
-        u32::from_le_bytes(self.array(at))
-    }
-    fn u64(self, at: usize) -> u64 {
-        u64::from_le_bytes(self.array(at))
-    }
-    /// Whether the structure is at least this long.
-    fn reaches(self, len: usize) -> bool {
-        self.0.len() >= len
-    }
-    fn rest(self, at: usize) -> &'a [u8] {
-        self.0.get(at..).unwrap_or(&[])
     }
 }
 
@@ -594,51 +556,22 @@ impl<'a> Nfit<'a> {
 
     /// The entries in order. The first one that can't be delimited ends the
     /// walk with an error, because nothing says where the next would start.
-    pub fn entries(&self) -> Entries<'a> {
-        Entries {
-            table: self.table,
-            at: HEADER_LEN,
-        }
-    }
-}
-
-/// Walk over the entries of a table.
-pub struct Entries<'a> {
-    table: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Iterator for Entries<'a> {
-    type Item = Result<Located<'a>, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let offset = self.at;
-        let rest = self.table.get(offset..).filter(|rest| !rest.is_empty())?;
-        let fail = |this: &mut Self, reason| {
-            this.at = this.table.len();
-            Some(Err(Error { offset, reason }))
-        };
-        let header = Fields(rest);
-        if !header.reaches(4) {
-            return fail(self, Reason::EntryHeaderTruncated);
-        }
-        let (kind, length) = (header.u16(0), header.u16(2));
-        let len = usize::from(length);
-        if len < 4 {
-            return fail(self, Reason::EntryTooShort(length));
-        }
-        let Some(bytes) = rest.get(..len) else {
-            return fail(self, Reason::EntryBeyondTable(length));
-        };
-        // `rest.get` has shown that offset + len lies within the table.
-        self.at = offset.saturating_add(len);
-        let (entry, whole) = decode(kind, Fields(bytes));
-        Some(Ok(Located {
-            offset,
-            len,
-            short: len < whole,
-            entry,
-        }))
+    pub fn entries(&self) -> impl Iterator<Item = Result<Located<'a>, Error>> + use<'a> {
+        Walk::new(self.table, HEADER_LEN, Shape::Words).map(|found| match found {
+            Ok(found) => {
+                let (entry, whole) = decode(found.kind, Fields(found.bytes));
+                Ok(Located {
+                    offset: found.offset,
+                    len: found.bytes.len(),
+                    short: found.bytes.len() < whole,
+                    entry,
+                })
+            }
+            Err(broken) => Err(Error {
+                offset: broken.offset,
+                reason: Reason::Walk(broken.reason),
+            }),
+        })
     }
 }
 

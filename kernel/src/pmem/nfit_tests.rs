@@ -153,7 +153,7 @@ fn zero_length_entry_is_an_error_with_its_offset() {
     assert!(walk.next().unwrap().is_ok());
     let error = walk.next().unwrap().err().unwrap();
     assert_eq!(error.offset, 40 + 56);
-    assert_eq!(error.reason, Reason::EntryTooShort(0));
+    assert_eq!(error.reason, Reason::Walk(subtable::Reason::TooShort(0)));
     assert_eq!(
         error.to_string(),
         "NFIT at offset 0x60: entry length 0 is less than its header"
@@ -168,10 +168,16 @@ fn entry_beyond_the_table_is_an_error() {
         .raw(&[0; 52])
         .build();
     let error = entries(&bytes).err().unwrap();
-    assert_eq!(error.reason, Reason::EntryBeyondTable(57));
+    assert_eq!(
+        error.reason,
+        Reason::Walk(subtable::Reason::BeyondTable(57))
+    );
     let bytes = TableBuilder::new().raw(&[0, 0, 57]).build();
     let error = entries(&bytes).err().unwrap();
-    assert_eq!(error.reason, Reason::EntryHeaderTruncated);
+    assert_eq!(
+        error.reason,
+        Reason::Walk(subtable::Reason::HeaderTruncated)
+    );
 }
 
 #[test]

@@ -19,8 +19,9 @@
 )]
 
 use super::interleave::{Arithmetic, Granularity, Ways};
+use crate::acpi::subtable::{Shape, Walk};
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 use quire_arch::acpi::{HEADER_LEN, read_u8, read_u16, read_u32, read_u64, table};
@@ -159,18 +160,11 @@ impl Cedt {
         // Masks may stand behind the windows that need them.
         let mut masks = Vec::new();
         let mut windows = Vec::new();
-        let mut at = HEADER_LEN;
-        while at < bytes.len() {
-            let header = (read_u8(bytes, at), read_u16(bytes, at.saturating_add(2)));
-            let (Some(kind), Some(length)) = header else {
-                cedt.fault(at, "entry header cut short");
-                break;
-            };
-            let end = at.saturating_add(usize::from(length));
-            let entry = match bytes.get(at..end) {
-                Some(entry) if length >= 4 => entry,
-                _ => {
-                    cedt.fault(at, format!("entry length {length} does not fit the table"));
+        for found in Walk::new(bytes, HEADER_LEN, Shape::Padded) {
+            let (at, kind, entry) = match found {
+                Ok(found) => (found.offset, found.kind, found.bytes),
+                Err(broken) => {
+                    cedt.fault(broken.offset, broken.reason.to_string());
                     break;
                 }
             };
@@ -188,7 +182,6 @@ impl Cedt {
                 // Later revisions add entries; what is not known is no error.
                 _ => {}
             }
-            at = end;
         }
         for (at, entry) in windows {
             match window(entry, &masks) {

@@ -108,17 +108,40 @@ fn severity(bits: u8) -> State {
     }
 }
 
+/// A function's answer of at least so many bytes; `None`: the family doesn't
+/// have the function, or its status isn't success.
+fn answer(
+    device: &Device,
+    (family, has): (Guid, u64),
+    function: u64,
+    input: &[u8],
+    least: usize,
+) -> Result<Option<Vec<u8>>> {
+    if has >> function & 1 == 0 {
+        return Ok(None);
+    }
+    let bytes = device.call(family, 1, function, input)?;
+    Ok(bytes.filter(|bytes| bytes.len() >= least && Answer(bytes).u32(0) == 0))
+}
+
+/// Those of some values whose bit says that they are valid.
+fn valid_of<const N: usize>(
+    valid: u32,
+    all: [(u32, &'static str, u64); N],
+) -> impl Iterator<Item = (&'static str, u64)> {
+    all.into_iter()
+        .filter(move |(bit, ..)| valid >> bit & 1 != 0)
+        .map(|(_, key, value)| (key, value))
+}
+
 fn intel(device: &Device, has: u64) -> Result<Option<Health>> {
-    if has & 2 == 0 {
+    let family = (INTEL, has);
+    let Some(bytes) = answer(device, family, 1, &[], 8)? else {
         return Ok(None);
-    }
-    let bytes = device.call(INTEL, 1, 1, &[])?.unwrap_or_default();
+    };
     let out = Answer(&bytes);
-    if bytes.len() < 8 || out.u32(0) != 0 {
-        return Ok(None);
-    }
     let valid = out.u32(4);
-    let fields: [(u32, &'static str, u64); 8] = [
+    let fields = [
         (1, "spares_percentage", out.u8(13).into()),
         (2, "life_used_percentage", out.u8(14).into()),
         (3, "temperature_16ths", out.u16(16).into()),
@@ -128,28 +151,16 @@ fn intel(device: &Device, has: u64) -> Result<Option<Health>> {
         (10, "shutdown_state", out.u8(35).into()),
         (6, "ait_status", out.u8(24).into()),
     ];
-    let mut values: Vec<_> = fields
-        .into_iter()
-        .filter(|(bit, ..)| valid >> bit & 1 != 0)
-        .map(|(_, key, value)| (key, value))
-        .collect();
-    if has & 4 != 0 {
-        let bytes = device.call(INTEL, 1, 2, &[])?.unwrap_or_default();
+    let mut values: Vec<_> = valid_of(valid, fields).collect();
+    if let Some(bytes) = answer(device, family, 2, &[], 11)? {
         let limits = Answer(&bytes);
-        if bytes.len() >= 11 && limits.u32(0) == 0 {
-            let enabled = limits.u16(4);
-            let all = [
-                (0, "spares_threshold", u64::from(limits.u8(6))),
-                (1, "temperature_threshold_16ths", limits.u16(7).into()),
-                (
-                    2,
-                    "controller_temperature_threshold_16ths",
-                    limits.u16(9).into(),
-                ),
-            ];
-            let on = all.into_iter().filter(|(bit, ..)| enabled >> bit & 1 != 0);
-            values.extend(on.map(|(_, key, value)| (key, value)));
-        }
+        let controller = "controller_temperature_threshold_16ths";
+        let all = [
+            (0, "spares_threshold", limits.u8(6).into()),
+            (1, "temperature_threshold_16ths", limits.u16(7).into()),
+            (2, controller, limits.u16(9).into()),
+        ];
+        values.extend(valid_of(limits.u16(4).into(), all));
     }
     Ok(Some(Health {
         family: "intel",
@@ -160,44 +171,32 @@ fn intel(device: &Device, has: u64) -> Result<Option<Health>> {
 
 /// HPE: function 1 tells what the flags in its input ask for.
 fn hpe(device: &Device, family: Guid, has: u64) -> Result<Option<Health>> {
-    if has & 2 == 0 {
-        return Ok(None);
-    }
     let wanted = 0x3fu32.to_le_bytes();
-    let bytes = device.call(family, 1, 1, &wanted)?.unwrap_or_default();
-    let out = Answer(&bytes);
-    if bytes.len() < 9 || out.u32(0) != 0 {
+    let Some(bytes) = answer(device, (family, has), 1, &wanted, 9)? else {
         return Ok(None);
-    }
+    };
+    let out = Answer(&bytes);
     let valid = out.u32(4);
-    let fields: [(u32, &'static str, u64); 5] = [
+    let fields = [
         (1, "temperature_16ths", out.u16(9).into()),
         (2, "spares_percentage", out.u8(11).into()),
         (3, "alarm_flags", out.u16(12).into()),
         (4, "life_used_percentage", out.u8(14).into()),
         (5, "shutdown_state", out.u8(15).into()),
     ];
-    let values = fields
-        .into_iter()
-        .filter(|(bit, ..)| valid >> bit & 1 != 0)
-        .map(|(_, key, value)| (key, value));
     Ok(Some(Health {
         family: "hpe",
         state: (valid & 1 != 0).then(|| severity(out.u8(8))),
-        values: values.collect(),
+        values: valid_of(valid, fields).collect(),
     }))
 }
 
 /// Microsoft: function 11 is the NVDIMM-N's health in one record.
 fn microsoft(device: &Device, has: u64) -> Result<Option<Health>> {
-    if has & 1 << 11 == 0 {
+    let Some(bytes) = answer(device, (MICROSOFT, has), 11, &[], 4 + 12)? else {
         return Ok(None);
-    }
-    let bytes = device.call(MICROSOFT, 1, 11, &[])?.unwrap_or_default();
+    };
     let out = Answer(&bytes);
-    if bytes.len() < 4 + 12 || out.u32(0) != 0 {
-        return Ok(None);
-    }
     // Module health u16, temperature u16 (°C), error threshold status u8,
     // warning threshold status u8, life used u8, counts.
     let state = match (out.u16(4), out.u8(8), out.u8(9)) {
@@ -220,20 +219,14 @@ fn microsoft(device: &Device, has: u64) -> Result<Option<Health>> {
 
 /// Hyper-V: function 1 is health, function 2 the count of unsafe shutdowns.
 fn hyper_v(device: &Device, has: u64) -> Result<Option<Health>> {
-    if has & 2 == 0 {
+    let family = (HYPER_V, has);
+    let Some(bytes) = answer(device, family, 1, &[], 8)? else {
         return Ok(None);
-    }
-    let bytes = device.call(HYPER_V, 1, 1, &[])?.unwrap_or_default();
+    };
     let out = Answer(&bytes);
-    if bytes.len() < 8 || out.u32(0) != 0 {
-        return Ok(None);
-    }
     let mut values = Vec::new();
-    if has & 4 != 0 {
-        let bytes = device.call(HYPER_V, 1, 2, &[])?.unwrap_or_default();
-        if bytes.len() >= 8 && Answer(&bytes).u32(0) == 0 {
-            values.push(("shutdown_count", Answer(&bytes).u32(4).into()));
-        }
+    if let Some(bytes) = answer(device, family, 2, &[], 8)? {
+        values.push(("shutdown_count", Answer(&bytes).u32(4).into()));
     }
     // Bits whose meanings are the host's; any of them is bad news.
     values.push(("health_bits", out.u32(4).into()));

@@ -45,31 +45,7 @@ impl Methods for AcpiMethods {
 }
 
 /// Bytes of an answer; what lies beyond them reads as 0.
-#[derive(Clone, Copy)]
-pub(crate) struct Answer<'a>(pub &'a [u8]);
-
-impl Answer<'_> {
-    fn array<const N: usize>(self, at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        let from = self.0.get(at..).unwrap_or(&[]);
-        for (to, from) in out.iter_mut().zip(from) {
-            *to = *from;
-        }
-        out
-    }
-    pub fn u8(self, at: usize) -> u8 {
-        self.array::<1>(at)[0]
-    }
-    pub fn u16(self, at: usize) -> u16 {
-        u16::from_le_bytes(self.array(at))
-    }
-    pub fn u32(self, at: usize) -> u32 {
-        u32::from_le_bytes(self.array(at))
-    }
-    pub fn u64(self, at: usize) -> u64 {
-        u64::from_le_bytes(self.array(at))
-    }
-}
+pub(crate) use crate::acpi::subtable::Fields as Answer;
 
 /// The NVDIMM root device, `ACPI0012`.
 #[derive(Clone)]

@@ -42,7 +42,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "pmem",
         "discovery",
-        "list [-i]|health|doctor|scrub [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
+        "list [-iv]|health|doctor|scrub [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
         "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back; make and delete namespaces and labels",
         &[
             valued(
@@ -96,6 +96,11 @@ pub(super) const COMMANDS: &[Entry] = &[
             ),
             flag(0, "force", "lose what is there"),
             flag(b'i', "idle", "list: detached namespaces as well"),
+            flag(
+                b'v',
+                "verbose",
+                "list: where each region is near, and how it is reached",
+            ),
             valued(
                 b't',
                 "timeout",
@@ -293,6 +298,13 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
                     describe(j, "", &pmem::describe::region(region, &inventory.dimms));
                 }
             });
+            if ctx.args.has(b'v') {
+                j.array("localities", |j| {
+                    for region in &inventory.regions {
+                        describe(j, "", &pmem::locality(region));
+                    }
+                });
+            }
             j.array("namespaces", |j| {
                 for namespace in namespaces.iter().chain(&detached) {
                     describe(j, "", &pmem::describe::namespace(namespace));
@@ -316,12 +328,17 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
         let dimms: Vec<&str> = region.mappings.iter().map(|m| &*m.dimm).collect();
         out!(
             ctx,
-            "{:<10} {:#x}-{:#x} {} from={} dimms={} persists={}{}\n",
+            "{:<10} {:#x}-{:#x} {} from={}{} dimms={} persists={}{}\n",
             region.dev,
             region.range.start,
             region.range.end,
             human(region.size()),
             region.source,
+            region
+                .also
+                .iter()
+                .map(|also| format!("+{also}"))
+                .collect::<String>(),
             if dimms.is_empty() {
                 "-".to_string()
             } else {
@@ -333,6 +350,10 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
                 .as_ref()
                 .map_or(String::new(), |why| format!(" read-only: {why}")),
         );
+        if ctx.args.has(b'v') {
+            let near = pmem::locality(region);
+            out!(ctx, "{:<10} {}\n", "", near_text(&near));
+        }
     }
     for namespace in namespaces.iter().chain(&detached) {
         out!(
@@ -351,6 +372,24 @@ fn pmem_list(ctx: &mut Context) -> Outcome {
         );
     }
     Ok(())
+}
+
+/// Where a region is near, in a line.
+fn near_text(near: &Object) -> String {
+    let mut words = Vec::new();
+    for (key, value) in near.0.iter().filter(|(key, _)| key != "dev") {
+        match value {
+            Value::List(list) => words.extend(list.iter().filter_map(|each| {
+                let (from, distance) = (each.get("from")?, each.get("distance")?);
+                Some(format!("distance[{from}]={distance}"))
+            })),
+            value => words.push(format!("{key}={value}")),
+        }
+    }
+    match words.is_empty() {
+        true => "proximity is not told".into(),
+        false => words.join(" "),
+    }
 }
 
 fn pmem_health(ctx: &mut Context) -> Outcome {
