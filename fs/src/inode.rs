@@ -46,6 +46,22 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
+    /// One of which nothing but its record is known.
+    pub fn of(ino: u32, kind: FileType, raw: RawInode, (block, off): (u64, usize)) -> Self {
+        Self {
+            ino,
+            kind,
+            raw,
+            block,
+            off,
+            fields: GOOD_OLD_SIZE,
+            wide_size: true,
+            fast_symlink: false,
+            inline: false,
+            data_changed: true,
+        }
+    }
+
     pub fn size(&self) -> u64 {
         let high = if self.wide_size {
             self.raw.i_size_high.get()

@@ -56,6 +56,7 @@ pub mod probe;
 )]
 pub mod record;
 mod recovery;
+mod replay;
 mod store;
 pub mod types;
 mod xattr;

@@ -16,17 +16,21 @@
 //! that is right but for that bit counts as one that has it set. Anything else
 //! is damage, and refused.
 
+use alloc::vec::Vec;
+
 use zerocopy::IntoBytes;
 
 use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::superblock::{SUPERBLOCK_OFFSET, SuperBlock};
 use crate::error::{Error, Place, Result};
 use crate::geometry::{Geometry, check_writable, is_intact, read_superblock};
+use crate::journal::fast::{self, Change};
 use crate::journal::format::Superblock as JournalSuperblock;
 use crate::journal::recover::{Recovered, replay, scan};
-use crate::journal::{JournalMap, Log, View};
+use crate::journal::{JournalMap, Log, View, log_blocks};
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
+use crate::store::MAX_WRITE_BLOCK;
 use crate::types::{FileType, Mapping};
 
 /// A journal that was found and checked.
@@ -37,6 +41,8 @@ pub(crate) struct Journal {
     pub sb: JournalSuperblock,
     /// What its log holds, if the file system says that it must be recovered.
     pub pending: Option<Recovered>,
+    /// The fast commits that follow the log.
+    pub fast: Vec<Change>,
 }
 
 impl<P: Pmem> Ext4<P> {
@@ -75,23 +81,29 @@ impl<P: Pmem> Ext4<P> {
             ));
         }
         let map = self.journal_map(ino)?;
-        let (sb, pending) = {
+        let (sb, pending, fast) = {
             let log = Log::new(self.store.pmem(), &map, self.geo.block_size);
             let sb = log.superblock()?;
             let pending = if recover {
-                let found = scan(&log, &sb, self.geo.blocks)?;
-                if log.has_fast_commits(&sb, found.next_sequence)? {
-                    return Err(Error::Unsupported {
-                        feature: "replaying fast commits",
-                    });
-                }
-                Some(found)
+                Some(scan(&log, &sb, self.geo.blocks)?)
             } else {
                 None
             };
-            (sb, pending)
+            let fast = match &pending {
+                Some(found) => {
+                    let size = self.geo.inode_size;
+                    fast::scan(&log, &sb, found.next_sequence, size)?
+                }
+                None => Vec::new(),
+            };
+            (sb, pending, fast)
         };
-        Ok(Some(Journal { map, sb, pending }))
+        Ok(Some(Journal {
+            map,
+            sb,
+            pending,
+            fast,
+        }))
     }
 
     /// The journal inode's blocks. All of them must be mapped.
@@ -125,7 +137,12 @@ impl<P: Pmem> Ext4<P> {
     /// The same file system with what its journal held. Whatever is wrong is
     /// found before anything is written.
     pub(crate) fn recovered(self, journal: Journal) -> Result<Self> {
-        let Journal { map, sb, pending } = journal;
+        let Journal {
+            map,
+            sb,
+            pending,
+            fast,
+        } = journal;
         let pending = pending.unwrap_or_default();
         let options = self.options;
         let (blocks, block_size) = (self.geo.blocks, self.geo.block_size);
@@ -144,6 +161,7 @@ impl<P: Pmem> Ext4<P> {
             let mut fs = Self::assemble(view, after, geo, options);
             fs.check_groups(false)?;
             fs.count_groups()?;
+            fs.replay_fast_commits(&fast)?;
             return Ok(fs);
         }
         if check_writable(&after, &geo)?.is_some() {
@@ -154,8 +172,37 @@ impl<P: Pmem> Ext4<P> {
                 });
             }
         }
-        let pmem = view.into_inner();
-        put_in_place(&Log::new(&pmem, &map, block_size), &sb, &pending)?;
+        let (pmem, after) = if fast.is_empty() {
+            let pmem = view.into_inner();
+            put_in_place(&Log::new(&pmem, &map, block_size), &sb, &pending)?;
+            (pmem, after)
+        } else {
+            // In memory first: what is wrong leaves the media as it is.
+            let mut dry = Self::assemble(view, after, geo, options);
+            dry.check_groups(false)?;
+            dry.count_groups()?;
+            dry.store.limit_transactions(room_for_one(&sb));
+            dry.replay_fast_commits(&fast)?;
+            let pmem = dry.store.into_pmem().into_inner();
+            replay(&Log::new(&pmem, &map, block_size), &pending)?;
+            // The log is empty then, and still one that the fast commits
+            // follow, until it has what they say.
+            let geo = Geometry::new(&after, pmem.len())?;
+            let mut fs = Self::assemble(View::plain(pmem), after, geo, options);
+            fs.count_groups()?;
+            fs.use_journal(Journal {
+                map,
+                sb,
+                pending: Some(pending),
+                fast: Vec::new(),
+            })?;
+            fs.replay_fast_commits(&fast)?;
+            fs.commit()?;
+            fs.store.void_fast_commits()?;
+            fs.store.stop_journal()?;
+            let after = fs.sb;
+            (fs.store.into_pmem().into_inner(), after)
+        };
         let mut clean = after;
         let incompat = clean.s_feature_incompat.get() & !Incompat::RECOVER.bits();
         clean.s_feature_incompat = incompat.into();
@@ -167,6 +214,33 @@ impl<P: Pmem> Ext4<P> {
         let fs = Self::assemble(View::plain(pmem), clean, geo, options);
         fs.check_groups(true)?;
         Ok(fs)
+    }
+
+    /// Does what fast commits say, in memory: see [`crate::replay`].
+    fn replay_fast_commits(&mut self, changes: &[Change]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if self.geo.block_size as usize > MAX_WRITE_BLOCK {
+            return Err(Error::Unsupported {
+                feature: "fast commits in blocks of more than 4 KiB",
+            });
+        }
+        if check_writable(&self.sb, &self.geo)?.is_some() {
+            return Err(Error::Unsupported {
+                feature: "fast commits with bigalloc or quota",
+            });
+        }
+        self.alloc.start(self.geo.groups, 0);
+        self.store.begin();
+        let result = self.replay_changes(changes);
+        self.store.finish();
+        match result {
+            Err(Error::TransactionFull) => Err(Error::Unsupported {
+                feature: "fast commits that change more than the journal holds",
+            }),
+            result => result,
+        }
     }
 
     /// Sums the groups' free counts, as Linux does at mount: the superblock's
@@ -183,6 +257,13 @@ impl<P: Pmem> Ext4<P> {
         self.vol.free_inodes = inodes;
         Ok(())
     }
+}
+
+/// Blocks that may surely change in one transaction, besides those that a
+/// commit adds.
+fn room_for_one(sb: &JournalSuperblock) -> usize {
+    let log = log_blocks(sb) as usize;
+    log.saturating_sub(log >> 4).saturating_sub(16)
 }
 
 /// Replays a log into place and empties it.

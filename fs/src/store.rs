@@ -491,8 +491,7 @@ impl<P: Pmem> Store<P> {
         });
     }
 
-    /// As with a smaller journal: what does not fit goes in steps.
-    #[cfg(test)]
+    /// Transactions are no larger than this from now on.
     pub fn limit_transactions(&mut self, blocks: usize) {
         self.most_blocks = blocks;
     }
@@ -500,6 +499,14 @@ impl<P: Pmem> Store<P> {
     /// Whether transactions go through a journal.
     pub fn has_journal(&self) -> bool {
         self.journal.is_some()
+    }
+
+    /// Takes old fast commits away, so that nobody looks at them.
+    pub fn void_fast_commits(&self) -> Result<()> {
+        match &self.journal {
+            Some(journal) => journal.writer.void_fast_commits(&self.pmem),
+            None => Ok(()),
+        }
     }
 
     /// Ends the use of the journal: all of it is in place.

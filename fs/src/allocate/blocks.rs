@@ -124,6 +124,30 @@ impl<P: Pmem> Ext4<P> {
         ))
     }
 
+    /// Marks what is free of a run as used; `each` gets every piece.
+    pub(crate) fn claim_blocks(
+        &mut self,
+        block: u64,
+        len: u32,
+        each: &mut dyn FnMut(core::ops::Range<u64>),
+    ) -> Result<()> {
+        self.each_group(block, len, |fs, group, bit, here| {
+            let end = bit.saturating_add(here);
+            let mut at = bit;
+            while at < end {
+                let desc = fs.open_map(group, Map::Blocks)?;
+                let left = end.saturating_sub(at);
+                let Some((from, run)) = fs.find_clear(&desc, Map::Blocks, at, end, left)? else {
+                    break;
+                };
+                let (first, _) = fs.take(group, desc, from, run)?;
+                each(first..first.saturating_add(run.into()));
+                at = from.saturating_add(run);
+            }
+            Ok(())
+        })
+    }
+
     /// Gives blocks back: the running transaction frees them, and once it has
     /// committed they can be taken again.
     pub(crate) fn free_blocks(&mut self, block: u64, len: u32) -> Result<()> {

@@ -5,7 +5,7 @@ use alloc::vec;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::disk::features::RoCompat;
-use crate::disk::group::GroupFlags;
+use crate::disk::group::{GroupDesc, GroupFlags};
 use crate::disk::inode::{GOOD_OLD_SIZE, InodeFlags, RAW_INODE_SIZE, RawInode};
 use crate::error::{Error, Place, Result};
 use crate::inode::Inode;
@@ -77,18 +77,8 @@ impl<P: Pmem> Ext4<P> {
             flags = flags.intersection(InodeFlags::NODUMP | InodeFlags::NOATIME);
         }
         raw.i_flags.set(flags.bits());
-        let mut inode = Inode {
-            ino,
-            kind,
-            raw,
-            block,
-            off,
-            fields: GOOD_OLD_SIZE.saturating_add(extra),
-            wide_size: true,
-            fast_symlink: false,
-            inline: false,
-            data_changed: true,
-        };
+        let mut inode = Inode::of(ino, kind, raw, (block, off));
+        inode.fields = GOOD_OLD_SIZE.saturating_add(extra);
         inode.set_times(now);
         if inode.fits(inode_field!(i_crtime_extra), 4) {
             let (secs, extra) = now.encode();
@@ -178,14 +168,7 @@ impl<P: Pmem> Ext4<P> {
 
     fn take_inode_in(&mut self, group: u32, is_dir: bool) -> Result<u32> {
         let wrong = |what| Error::corrupt(what, Place::Group(group));
-        if self
-            .group_desc(group)?
-            .flags()
-            .contains(GroupFlags::BLOCK_UNINIT)
-        {
-            // A group with inodes has a block bitmap on the media too.
-            self.open_map(group, Map::Blocks)?;
-        }
+        self.init_block_map(group)?;
         let mut desc = self.open_map(group, Map::Inodes)?;
         let per_group = self.geo.inodes_per_group;
         // Reserved inodes are marked, but a damaged bitmap may say otherwise.
@@ -200,8 +183,51 @@ impl<P: Pmem> Ext4<P> {
             found = self.find_clear(&desc, Map::Inodes, from, hint, 1)?;
         }
         let (index, _) = found.ok_or(wrong("free inodes are counted, none are there"))?;
+        self.mark_inode(group, &mut desc, index, is_dir)?;
+        Ok(index)
+    }
+
+    /// Whether an inode is in use.
+    pub(crate) fn is_inode_taken(&mut self, group: u32, index: u32) -> Result<bool> {
+        let desc = self.open_map(group, Map::Inodes)?;
+        let used = self
+            .geo
+            .inodes_per_group
+            .saturating_sub(desc.itable_unused());
+        // The bitmap of an unused table need not say so.
+        if self.geo.has_group_csum() && index >= used {
+            return Ok(false);
+        }
+        self.are_set(&desc, Map::Inodes, index, index.saturating_add(1))
+    }
+
+    /// Takes this inode, which nobody has.
+    pub(crate) fn claim_inode(&mut self, group: u32, index: u32, is_dir: bool) -> Result<()> {
+        self.init_block_map(group)?;
+        let mut desc = self.open_map(group, Map::Inodes)?;
+        self.mark_inode(group, &mut desc, index, is_dir)
+    }
+
+    /// A group with inodes has a block bitmap on the media too.
+    fn init_block_map(&mut self, group: u32) -> Result<()> {
+        let flags = self.group_desc(group)?.flags();
+        if flags.contains(GroupFlags::BLOCK_UNINIT) {
+            self.open_map(group, Map::Blocks)?;
+        }
+        Ok(())
+    }
+
+    fn mark_inode(
+        &mut self,
+        group: u32,
+        desc: &mut GroupDesc,
+        index: u32,
+        is_dir: bool,
+    ) -> Result<()> {
+        let wrong = |what| Error::corrupt(what, Place::Group(group));
+        let per_group = self.geo.inodes_per_group;
         self.alloc.took_inode(group, index);
-        self.change_bits(group, &desc, Map::Inodes, index, 1, true)?;
+        self.change_bits(group, desc, Map::Inodes, index, 1, true)?;
         desc.set_free_inodes(
             desc.free_inodes()
                 .checked_sub(1)
@@ -222,10 +248,10 @@ impl<P: Pmem> Ext4<P> {
             flags.remove(GroupFlags::INODE_UNINIT);
             desc.set_flags(flags);
         }
-        self.put_group_desc(group, &mut desc)?;
+        self.put_group_desc(group, desc)?;
         self.vol.free_inodes = self.vol.free_inodes.saturating_sub(1);
         self.vol.dirty = true;
-        Ok(index)
+        Ok(())
     }
 
     fn zero_records(&mut self, group: u32, from: u32, to: u32) -> Result<()> {

@@ -9,6 +9,7 @@
 //! *through* it: [`View`] answers a read of a block from the newest committed
 //! copy in the log, and the media stays as it is.
 
+pub mod fast;
 pub mod format;
 pub mod recover;
 pub mod write;
@@ -44,6 +45,21 @@ fn fast_commit_blocks(sb: &Superblock) -> u32 {
         0 => DEFAULT_FAST_COMMIT_BLOCKS,
         blocks => blocks,
     }
+}
+
+/// Where the log ends and the fast commits' part begins.
+fn log_end(sb: &Superblock) -> u32 {
+    let fast = if sb.s_feature_incompat.get() & incompat::FAST_COMMIT != 0 {
+        fast_commit_blocks(sb)
+    } else {
+        0
+    };
+    sb.s_maxlen.get().saturating_sub(fast)
+}
+
+/// Blocks of the log.
+pub(crate) fn log_blocks(sb: &Superblock) -> u32 {
+    log_end(sb).saturating_sub(sb.s_first.get())
 }
 
 /// A piece of the journal that is contiguous on media.
@@ -304,30 +320,6 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
         self.pmem.write_nt(self.offset(0)?, sb.as_bytes())?;
         self.pmem.fence();
         Ok(())
-    }
-
-    /// True when the fast-commit area holds commits that follow the recovered
-    /// log: file operations that replaying the log alone would lose.
-    ///
-    /// # Errors
-    /// Media errors.
-    pub fn has_fast_commits(&self, sb: &Superblock, next_sequence: u32) -> Result<bool, Error> {
-        /// `EXT4_FC_TAG_HEAD`, and the bytes of its value.
-        const HEAD: (u16, u16) = (9, 8);
-        if sb.s_feature_incompat.get() & incompat::FAST_COMMIT == 0 {
-            return Ok(false);
-        }
-        // One block lies between the log and the area.
-        let first = sb
-            .s_maxlen
-            .get()
-            .saturating_sub(fast_commit_blocks(sb))
-            .saturating_add(1);
-        let mut bytes = [0u8; 12];
-        self.read(first, &mut bytes)?;
-        let [t0, t1, l0, l1, _, _, _, _, s0, s1, s2, s3] = bytes;
-        let head = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([l0, l1]));
-        Ok(head == HEAD && u32::from_le_bytes([s0, s1, s2, s3]) == next_sequence)
     }
 }
 

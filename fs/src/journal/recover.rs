@@ -134,13 +134,8 @@ static CRC32_BE: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_MPEG_2);
 impl<'a, 'l, P: Pmem + ?Sized> Scan<'a, 'l, P> {
     fn new(log: &'a Log<'l, P>, sb: &Superblock, fs_blocks: u64) -> Result<Self, Error> {
         let features = sb.s_feature_incompat.get();
-        let fast = if features & incompat::FAST_COMMIT != 0 {
-            super::fast_commit_blocks(sb)
-        } else {
-            0
-        };
         let first = sb.s_first.get();
-        let end = sb.s_maxlen.get().saturating_sub(fast);
+        let end = super::log_end(sb);
         if end <= first {
             return Err(corrupt("journal has no room for a log", 0));
         }

@@ -91,12 +91,7 @@ impl Writer {
                 feature: "writing a version 1 journal",
             });
         }
-        let fast = if features & incompat::FAST_COMMIT != 0 {
-            super::fast_commit_blocks(&sb)
-        } else {
-            0
-        };
-        let end = sb.s_maxlen.get().saturating_sub(fast);
+        let end = super::log_end(&sb);
         let first = sb.s_first.get();
         if end <= first {
             return Err(super::corrupt("journal has no room for a log", 0));
@@ -221,6 +216,14 @@ impl Writer {
         self.sb = sb;
         self.free = self.end.saturating_sub(self.sb.s_first.get());
         Ok(())
+    }
+
+    /// Takes fast commits away that the log has made void.
+    ///
+    /// # Errors
+    /// Media errors.
+    pub fn void_fast_commits<P: Pmem + ?Sized>(&self, pmem: &P) -> Result<()> {
+        super::fast::void(&self.log(pmem), &self.sb)
     }
 
     /// Ends the use of the journal: everything is in place, the log is empty.

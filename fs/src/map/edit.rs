@@ -67,18 +67,24 @@ impl<P: Pmem> Ext4<P> {
         Ok(())
     }
 
-    /// Takes blocks `from..to` of the file away and leaves them allocated.
-    pub(crate) fn map_take(&mut self, inode: &mut Inode, from: u64, to: u64) -> Result<()> {
+    /// Takes blocks `from..to` of the file away and leaves them allocated;
+    /// gives what they were on the media.
+    pub(crate) fn map_take(
+        &mut self,
+        inode: &mut Inode,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<(u64, u32)>> {
         let mut taken = Vec::new();
         if inode.has(InodeFlags::EXTENTS) {
             self.extent_remove(inode, from, to, &mut taken)?;
         } else {
             self.indirect_remove(inode, from, to, &mut taken)?;
         }
-        for (_, len) in taken {
-            self.sub_blocks(inode, u64::from(len))?;
+        for (_, len) in &taken {
+            self.sub_blocks(inode, u64::from(*len))?;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Makes unwritten blocks written.

@@ -376,7 +376,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// Counts a subdirectory in or out. One link means "too many to count".
-    fn count_subdir(&self, dir: &mut Inode, more: bool) {
+    pub(crate) fn count_subdir(&self, dir: &mut Inode, more: bool) {
         let links = dir.raw.i_links_count.get();
         let links = match (links, more) {
             (1, _) => 1,

@@ -203,6 +203,7 @@ impl<P: Pmem> Ext4<P> {
             self.run(|fs| fs.mark_recover(true))?;
             self.commit()?;
             self.use_journal(journal)?;
+            self.store.void_fast_commits()?;
         }
         self.run(|fs| {
             if !journaled {
@@ -219,7 +220,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// From now on transactions go through the journal.
-    fn use_journal(&mut self, journal: Journal) -> Result<()> {
+    pub(crate) fn use_journal(&mut self, journal: Journal) -> Result<()> {
         let wide = self.geo.incompat.contains(Incompat::BIT64);
         let next = match &journal.pending {
             Some(pending) => pending.next_sequence,
