@@ -117,8 +117,11 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         let mut fs = Self::assemble(View::plain(pmem), sb, geo, options);
-        // A checksum may be wrong until the log has been recovered.
-        fs.check_groups(false)?;
+        // What a cut has left of the superblock may contradict itself until the
+        // log has been recovered; then they are checked.
+        if !fs.geo.incompat.contains(Incompat::RECOVER) && is_intact(&fs.sb) {
+            fs.check_groups(false)?;
+        }
         let mut journal = fs.load_journal()?;
         let journal_blocks = journal.as_ref().map(|journal| journal.map.clone());
         if let Some(crashed) = journal.take_if(|journal| journal.pending.is_some()) {

@@ -150,8 +150,9 @@ impl<P: Pmem> Ext4<P> {
         let view = View::through(pmem, map.clone(), pending.clone(), block_size);
         let after = settled(read_superblock(&view)?)?;
         let geo = Geometry::new(&after, view.len())?;
-        // The superblock in the log must still describe this file system.
-        if geo.blocks != blocks || geo.block_size != block_size {
+        // The superblock in the log must still describe this file system,
+        // which may have grown.
+        if geo.blocks < blocks || geo.block_size != block_size {
             return Err(Error::corrupt(
                 "the journal holds another file system's superblock",
                 Place::Superblock,
@@ -172,6 +173,9 @@ impl<P: Pmem> Ext4<P> {
                 });
             }
         }
+        let seen = Self::assemble(view, after, geo.clone(), options);
+        seen.check_groups(false)?;
+        let view = seen.store.into_pmem();
         let (pmem, after) = if fast.is_empty() {
             let pmem = view.into_inner();
             put_in_place(&Log::new(&pmem, &map, block_size), &sb, &pending)?;
@@ -179,7 +183,6 @@ impl<P: Pmem> Ext4<P> {
         } else {
             // In memory first: what is wrong leaves the media as it is.
             let mut dry = Self::assemble(view, after, geo, options);
-            dry.check_groups(false)?;
             dry.count_groups()?;
             dry.store.limit_transactions(room_for_one(&sb));
             dry.replay_fast_commits(&fast)?;

@@ -168,6 +168,11 @@ impl<P: Pmem> Store<P> {
         }
     }
 
+    /// The file system has this many blocks from now on.
+    pub fn set_blocks(&mut self, blocks: u64) {
+        self.blocks = blocks;
+    }
+
     pub fn pmem(&self) -> &P {
         &self.pmem
     }

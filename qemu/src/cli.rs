@@ -136,6 +136,14 @@ pub enum FsCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Let a file system grow to its image's size
+    Grow {
+        /// The image file
+        image: PathBuf,
+        /// Make the image this long first, if it is shorter
+        #[arg(long, value_name = "SIZE", value_parser = size::parse_nonzero)]
+        size: Option<u64>,
+    },
     /// Check without repairing
     Fsck {
         /// The image file

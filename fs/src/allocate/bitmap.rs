@@ -29,7 +29,7 @@ pub(crate) enum Map {
 }
 
 /// Sets bits `from..to`.
-fn set_bits(bytes: &mut [u8], from: u32, to: u32) {
+pub(crate) fn set_bits(bytes: &mut [u8], from: u32, to: u32) {
     for bit in from..to {
         if let Some(byte) = bytes.get_mut((bit >> 3) as usize) {
             *byte |= 1_u8.wrapping_shl(bit & 7);
@@ -250,6 +250,13 @@ impl<P: Pmem> Ext4<P> {
         let mut desc = self.group_desc(group)?;
         Self::set_map_csum(&mut desc, map, crc);
         self.put_group_desc(group, &mut desc)
+    }
+
+    /// The checksum of a map that its group does not have yet.
+    pub(crate) fn seal_new_map(&self, desc: &mut GroupDesc, map: Map, bytes: &[u8]) {
+        if self.geo.has_csum() {
+            Self::set_map_csum(desc, map, self.map_checksum(map, bytes));
+        }
     }
 
     fn set_map_csum(desc: &mut GroupDesc, map: Map, crc: u32) {

@@ -189,6 +189,12 @@ impl Hints {
         self.generation = generation;
     }
 
+    /// There are more groups.
+    pub fn grow(&mut self, groups: u32) {
+        self.start(groups, self.generation);
+        self.system.clear();
+    }
+
     /// Whether a deleted inode is still in use.
     pub fn is_open_orphan(&self, ino: u32) -> bool {
         !self.open_orphans.is_empty() && self.open_orphans.contains(&ino)

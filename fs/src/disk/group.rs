@@ -101,6 +101,16 @@ impl GroupDesc {
         wide(self.bg_inode_table_lo, self.bg_inode_table_hi)
     }
 
+    /// Stores where the three tables are.
+    pub fn set_tables(&mut self, block_bitmap: u64, inode_bitmap: u64, inode_table: u64) {
+        self.bg_block_bitmap_lo.set(block_bitmap as u32);
+        self.bg_block_bitmap_hi.set((block_bitmap >> 32) as u32);
+        self.bg_inode_bitmap_lo.set(inode_bitmap as u32);
+        self.bg_inode_bitmap_hi.set((inode_bitmap >> 32) as u32);
+        self.bg_inode_table_lo.set(inode_table as u32);
+        self.bg_inode_table_hi.set((inode_table >> 32) as u32);
+    }
+
     counter!(
         free_blocks,
         set_free_blocks,

@@ -6,6 +6,7 @@ mod attr;
 mod damage;
 mod data;
 pub(crate) mod durability;
+mod grow;
 mod mmp;
 mod namespace;
 mod orphan;

@@ -107,7 +107,7 @@ pub(super) struct Shared {
 /// A mounted ext4.
 pub struct Ext4Fs(Arc<Shared>);
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let now = super::wall_clock();
     Timestamp {
         secs: now.seconds,
@@ -790,6 +790,10 @@ impl FileSystem for Ext4Fs {
 
     fn parked(&self) -> Vec<ParkedInfo> {
         self.0.lots.list()
+    }
+
+    fn maintain(&self, change: &mut super::Maintenance<'_>) -> Result<()> {
+        self.0.change(&[], change)
     }
 
     fn unmount(&self) -> Result<()> {

@@ -259,6 +259,9 @@ pub struct SetAttributes {
     pub modified: Option<Time>,
 }
 
+/// A change of an ext4 file system as a whole: its size, its name.
+pub type Maintenance<'a> = dyn FnMut(&mut quire_fs::Ext4<ext4::SharedPmem>) -> Result<()> + 'a;
+
 /// Where a write begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteAt {
@@ -484,6 +487,11 @@ pub trait FileSystem: Send + Sync {
     /// Blocks that left their files while they were pinned.
     fn parked(&self) -> Vec<ParkedInfo> {
         Vec::new()
+    }
+    /// Changes the file system as a whole, if it is an ext4.
+    fn maintain(&self, change: &mut Maintenance<'_>) -> Result<()> {
+        let _ = change;
+        Err(Error::unsupported("this file system has nothing to set"))
     }
     /// Ends its use: everything durable and marked clean.
     fn unmount(&self) -> Result<()>;

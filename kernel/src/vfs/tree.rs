@@ -225,6 +225,33 @@ impl Vfs {
         })
     }
 
+    /// Changes the ext4 file system on a device as a whole, mounted (for
+    /// writing) or not.
+    pub fn maintain(&self, device: &str, change: &mut super::Maintenance<'_>) -> Result<()> {
+        let mounted = {
+            let table = self.table.read();
+            let mut mounts = table.mounts.iter().skip(1);
+            mounts.find(|mount| mount.device == device).cloned()
+        };
+        if let Some(mount) = mounted {
+            if !mount.writable {
+                return Err(Error::ReadOnly);
+            }
+            return mount.fs.maintain(change);
+        }
+        let claim = self.claim_device(device, true)?;
+        let options = quire_fs::MountOptions {
+            writable: true,
+            now: super::ext4::now,
+        };
+        let mut fs = quire_fs::Ext4::mount(claim.pmem().clone(), options)?;
+        let result = change(&mut fs);
+        let ended = fs.unmount();
+        result?;
+        ended?;
+        Ok(())
+    }
+
     /// Mounts a device on a directory, which is made when it is missing. The
     /// device `ramfs` is a new file system in memory.
     pub fn mount(&self, device: &str, dir: &[u8], writable: bool) -> Result<()> {

@@ -42,6 +42,15 @@ pub fn run(command: &FsCommand) -> u8 {
             arguments.extend(options.iter().cloned());
             shell::run_unmounted(image, &shell::command("mkfs.ext4", &arguments), true)
         }
+        FsCommand::Grow { image, size } => {
+            if let Some(size) = size
+                && let Err(e) = shell::stretch(image, *size)
+            {
+                return refuse(image, e);
+            }
+            let arguments = [shell::DEVICE.to_string()];
+            shell::run_unmounted(image, &shell::command("resize2fs", &arguments), true)
+        }
         FsCommand::Fsck { image } => {
             let arguments = [shell::DEVICE.to_string()];
             shell::run_unmounted(image, &shell::command("fsck", &arguments), false)

@@ -161,6 +161,19 @@ pub fn create(image: &Path, size: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes an image at least so long, with a hole.
+pub fn stretch(image: &Path, size: u64) -> Result<(), String> {
+    let file = File::options()
+        .write(true)
+        .open(image)
+        .map_err(|e| e.to_string())?;
+    let now = file.metadata().map_err(|e| e.to_string())?.len();
+    if now < size {
+        file.set_len(size).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
 fn with_mounted(image: &Path, writable: bool, work: impl FnOnce(&Vfs) -> bool) -> u8 {
     let vfs = match tree(image, writable) {
         Ok(vfs) => vfs,

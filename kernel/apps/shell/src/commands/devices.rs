@@ -64,6 +64,15 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: mkfs_ext4,
     },
     Entry {
+        name: "resize2fs",
+        area: "devices",
+        usage: "DEV [SIZE]",
+        help: "let a file system grow to its device's size, or to SIZE, mounted or not",
+        options: Some(&[]),
+        machine: false,
+        run: resize2fs,
+    },
+    Entry {
         name: "fsck",
         area: "devices",
         usage: "[--json] DEV",
@@ -181,6 +190,32 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
         made.block_size,
         u64::from(made.groups) * u64::from(made.inodes_per_group),
         uuid(&options.uuid),
+    );
+    Ok(())
+}
+
+fn resize2fs(ctx: &mut Context) -> Outcome {
+    let (device, wanted) = match &ctx.args.operands[..] {
+        [device] => (shown(device), None),
+        [device, wanted] => match size(wanted) {
+            Some(wanted) => (shown(device), Some(wanted)),
+            None => return usage("SIZE is a number of bytes, with K, M, G or T"),
+        },
+        _ => return usage("one device, and perhaps a size"),
+    };
+    let mut now = (0, 0);
+    let result = ctx.vfs().maintain(&device, &mut |fs| {
+        let block_size = fs.block_size();
+        let wanted = wanted.map(|bytes| bytes / u64::from(block_size));
+        now = (fs.grow(wanted)?, block_size);
+        Ok(())
+    });
+    result.what(&device)?;
+    let (blocks, block_size) = now;
+    out!(
+        ctx,
+        "{device}: {}, {blocks} blocks of {block_size} bytes\n",
+        human(blocks * u64::from(block_size)),
     );
     Ok(())
 }
