@@ -10,7 +10,7 @@
 use crate::cli::Arch;
 use crate::cxl;
 use crate::device::{Backing, NvmeCmb};
-use crate::size::{GIB, MIB};
+use crate::size::{GIB, MIB, TIB};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -211,6 +211,11 @@ impl Machine {
             (_, Arch::Aarch64) => ("tcg", "max,pauth-impdef=on"),
         };
         args.opt("-accel", accel);
+        let mut cpu = String::from(cpu);
+        if self.accel != Accel::Kvm && self.arch == Arch::X86_64 && self.max_memory() > TIB / 2 {
+            // QEMU's own CPU addresses 1 TiB, which holds PCI windows as well.
+            cpu.push_str(",phys-bits=46");
+        }
         args.opt("-cpu", cpu);
         if self.accel == Accel::Counted {
             args.opt("-icount", "shift=0,sleep=off");
@@ -218,19 +223,24 @@ impl Machine {
         args.opt("-smp", self.cpus.to_string());
     }
 
+    /// RAM and room for every device that is in an address slot.
+    fn max_memory(&self) -> u64 {
+        let devices = self
+            .nvdimms
+            .iter()
+            .map(|d| d.backing.len)
+            .chain(self.virtio_pmem.iter().map(|d| d.len))
+            .map(|len| round_up(len, GIB).saturating_add(GIB))
+            .fold(0u64, u64::saturating_add);
+        round_up(self.memory, GIB).saturating_add(devices)
+    }
+
     fn memory(&self, args: &mut Args) {
         let slots = self.nvdimms.len() + self.virtio_pmem.len();
         let mut value = format!("{}", self.memory.div_ceil(MIB));
         value.push('M');
         if slots > 0 {
-            let devices = self
-                .nvdimms
-                .iter()
-                .map(|d| d.backing.len)
-                .chain(self.virtio_pmem.iter().map(|d| d.len))
-                .map(|len| round_up(len, GIB).saturating_add(GIB))
-                .fold(0u64, u64::saturating_add);
-            let max = round_up(self.memory, GIB).saturating_add(devices);
+            let max = self.max_memory();
             value.push_str(&format!(",slots={slots},maxmem={}M", max / MIB));
         }
         args.opt("-m", value);

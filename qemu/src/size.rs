@@ -2,6 +2,8 @@
 
 /// Bytes in one GiB.
 pub const GIB: u64 = 1 << 30;
+/// 2^40 bytes.
+pub const TIB: u64 = 1 << 40;
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;
 

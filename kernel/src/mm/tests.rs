@@ -47,6 +47,11 @@ pub(super) const TESTS: &[Test] = &[
         name: "mm.a_shootdown_reaches_every_cpu",
         run: a_shootdown_reaches_every_cpu,
     },
+    #[cfg(target_os = "none")]
+    Test {
+        name: "mm.many_leaves_are_one_shootdown",
+        run: many_leaves_are_one_shootdown,
+    },
 ];
 
 fn frames_come_and_go() -> Result<(), String> {
@@ -303,6 +308,44 @@ fn a_shootdown_reaches_every_cpu() -> Result<(), String> {
     check!(failed.is_none(), "{failed:?}");
     check!(stale == 0, "{stale} reads through stale translations");
     check!(tlb::counts().0 >= before + 200);
+    Ok(())
+}
+
+/// However many leaves go, and however little neighbours belong together,
+/// every other CPU is asked once.
+#[cfg(target_os = "none")]
+fn many_leaves_are_one_shootdown() -> Result<(), String> {
+    use super::tlb;
+    use crate::sched;
+    use quire_arch::table::{LeafRun, LeafRuns};
+
+    const LEAVES: u64 = 1000;
+    let frames = frame::alloc_zeroed(1).ok_or("no memory")?;
+    let text = |e: MapError| e.to_string();
+    let va = scratch() + (16 << 21);
+    let range = va..va + (LEAVES << 12);
+    for nth in 0..LEAVES {
+        // Two frames in turn: no two leaves make a run.
+        let pa = frames.phys() + ((nth & 1) << 12);
+        space::map(va + (nth << 12), pa, 4096, Attrs::READ_WRITE).map_err(text)?;
+    }
+    let mut room = alloc::vec![LeafRun::NONE; LEAVES as usize];
+    let mut runs = LeafRuns::new(&mut room);
+    let before = tlb::counts();
+    let next = space::unmap_runs(range.clone(), &mut runs);
+    let after = tlb::counts();
+    let gone: u64 = runs.iter().map(|run| run.count).sum();
+    // SAFETY: taken above, and mapped nowhere any more.
+    unsafe { frame::free(frames, 1) };
+    check!(next.map_err(text)? == range.end && gone == LEAVES, "{gone}");
+    let (shootdowns, messages) = (after.0 - before.0, after.1 - before.1);
+    check!(shootdowns == 1, "{shootdowns} shoot-downs");
+    let others = if arch::paging::FLUSH_REACHES_ALL {
+        0
+    } else {
+        sched::cpu_count() as u64 - 1
+    };
+    check!(messages == others, "{messages} messages to {others} CPUs");
     Ok(())
 }
 
