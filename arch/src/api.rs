@@ -99,6 +99,7 @@ const _: () = {
     let _: unsafe fn(*const u8, usize) = cache::write_back;
     let _: fn() = cache::fence;
     let _: unsafe fn(*mut u8, *const u8, usize) = cache::copy;
+    let _: unsafe fn(*mut u8, *const u8, usize) -> usize = cache::copy_checked;
     let _: unsafe fn(*mut u8, *const u8, usize) = cache::copy_nt;
     let _: unsafe fn(*mut u8, usize) = cache::zero_nt;
 };

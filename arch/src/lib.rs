@@ -49,6 +49,8 @@ pub mod addr;
 mod api;
 pub mod layout;
 pub mod platform;
+#[cfg(target_os = "none")]
+mod recover;
 pub mod table;
 pub mod trap;
 

@@ -71,6 +71,19 @@ pub enum FaultOutcome {
     Fatal,
 }
 
+/// What the kernel made of a report of lost memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryOutcome {
+    /// Going on would be with bad data.
+    Fatal,
+    /// It is known from now on. An instruction that needs the memory itself
+    /// can't be run again here: nothing may block.
+    Noted,
+    /// It is known from now on, and the interrupted thread may wait on its own
+    /// stack until it has been dealt with.
+    Wait,
+}
+
 /// A message from one CPU to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -116,7 +129,13 @@ pub trait Hooks: Sync {
 
     /// The hardware reports that memory is lost, at `addr` if it knows. Runs
     /// on a stack of its own where the CPU has one: must not block.
-    fn memory_error(&self, addr: Option<PhysAddr>, frame: &TrapFrame) -> FaultOutcome;
+    fn memory_error(&self, addr: Option<PhysAddr>, frame: &TrapFrame) -> MemoryOutcome;
+
+    /// The interrupted instruction needs memory at `addr` that
+    /// [`memory_error`](Self::memory_error) has heard of, and answered with
+    /// [`MemoryOutcome::Wait`]. On the thread's own stack, interrupts on, so
+    /// it may block; `Resume` runs the instruction again.
+    fn memory_lost(&self, addr: PhysAddr, pc: VirtAddr) -> FaultOutcome;
 }
 
 struct Slot(UnsafeCell<Option<&'static dyn Hooks>>);

@@ -31,6 +31,8 @@ pub const SUITES: &[&[Test]] = &[
     crate::memmap::STRESS,
     crate::dax::STRESS,
     crate::vfs::DAX_TESTS,
+    #[cfg(target_os = "none")]
+    crate::pmem::failure::TESTS,
 ];
 
 /// How long each test under stress goes on, in ns; 0: [`STRESS_NS`].
@@ -160,14 +162,21 @@ mod cpu_layer {
     };
 }
 
-/// All tests whose name contains `filter`. Those under stress go on for long:
-/// they run where the filter begins with their prefix.
+/// Tests that run only where the filter begins with this: those under stress go
+/// on for long, and not every machine survives to touch memory that is not there.
+const ASKED_FOR: [&str; 2] = ["stress", "lost"];
+
+/// All tests whose name contains `filter`.
 pub fn matching(filter: &str) -> impl Iterator<Item = &'static Test> {
     SUITES
         .iter()
         .flat_map(|suite| suite.iter())
         .filter(move |test| test.name.contains(filter))
-        .filter(move |test| !test.name.starts_with("stress") || filter.starts_with("stress"))
+        .filter(move |test| {
+            ASKED_FOR
+                .iter()
+                .all(|prefix| !test.name.starts_with(prefix) || filter.starts_with(prefix))
+        })
 }
 
 /// Lists functions as in-kernel tests, under a prefix, and runs each of them on

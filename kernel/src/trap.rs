@@ -3,8 +3,8 @@
 use crate::mm;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{dev, panic, profile, sched};
-use arch::PhysAddr;
-use arch::trap::{Fault, FaultOutcome, Hooks, Ipi, Irq, TrapFrame};
+use arch::trap::{Fault, FaultOutcome, Hooks, Ipi, Irq, MemoryOutcome, TrapFrame};
+use arch::{PhysAddr, VirtAddr};
 use core::fmt;
 use quire_arch as arch;
 
@@ -51,20 +51,32 @@ impl Hooks for Kernel {
         panic::fatal(cause, frame)
     }
 
-    fn memory_error(&self, addr: Option<PhysAddr>, _frame: &TrapFrame) -> FaultOutcome {
+    fn memory_error(&self, addr: Option<PhysAddr>, _frame: &TrapFrame) -> MemoryOutcome {
         // Of persistent memory it is that page's loss; of ordinary memory, or
         // of nobody knows what, going on would be with bad data.
         if addr.is_some_and(crate::pmem::failure::report) {
             // Nothing may be locked here: an interrupt follows as soon as one
             // can, and that wakes the thread that deals with it.
             arch::irq::send_ipi(arch::cpu::hardware_id(), Ipi::Reschedule);
-            return FaultOutcome::Resume;
+            return if sched::may_block() {
+                MemoryOutcome::Wait
+            } else {
+                MemoryOutcome::Noted
+            };
         }
         match addr {
             Some(pa) => log::error!("memory error: addr={pa}"),
             None => log::error!("memory error: addr=unknown"),
         }
-        FaultOutcome::Fatal
+        MemoryOutcome::Fatal
+    }
+
+    fn memory_lost(&self, addr: PhysAddr, pc: VirtAddr) -> FaultOutcome {
+        if crate::pmem::failure::settle(addr, pc) {
+            FaultOutcome::Resume
+        } else {
+            FaultOutcome::Fatal
+        }
     }
 }
 

@@ -262,26 +262,34 @@ fn cache_methods() -> Result<(), &'static str> {
 fn copies() -> Result<(), &'static str> {
     for offset in [0, 1, 8, 17] {
         for len in [0, 1, 7, 8, 63, 64, 65, 200, 512, 900] {
-            let copied = |nt: bool| {
+            let copied = |kind: u8| {
                 with_buffers(|a, b| {
                     b.fill(0xaa);
                     let (src, dst) = (a.as_ptr(), b.as_mut_ptr());
                     // SAFETY: offset + 3 + len stays inside both buffers.
-                    unsafe {
-                        if nt {
-                            cache::copy_nt(dst.add(offset), src.add(offset + 3), len);
-                        } else {
-                            cache::copy(dst.add(offset), src.add(offset + 3), len);
+                    let left = unsafe {
+                        let (dst, src) = (dst.add(offset), src.add(offset + 3));
+                        match kind {
+                            0 => cache::copy(dst, src, len),
+                            1 => cache::copy_nt(dst, src, len),
+                            _ => (),
                         }
-                    }
+                        if kind == 2 {
+                            cache::copy_checked(dst, src, len)
+                        } else {
+                            0
+                        }
+                    };
                     cache::fence();
-                    b[offset..offset + len] == a[offset + 3..offset + 3 + len]
+                    left == 0
+                        && b[offset..offset + len] == a[offset + 3..offset + 3 + len]
                         && b[..offset].iter().all(|x| *x == 0xaa)
                         && b[offset + len..].iter().all(|x| *x == 0xaa)
                 })
             };
-            check(copied(false), "copy is wrong")?;
-            check(copied(true), "copy_nt is wrong")?;
+            check(copied(0), "copy is wrong")?;
+            check(copied(1), "copy_nt is wrong")?;
+            check(copied(2), "copy_checked is wrong")?;
             let zeroed = with_buffers(|_, b| {
                 b.fill(0xaa);
                 // SAFETY: offset + len stays inside the buffer.

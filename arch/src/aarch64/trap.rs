@@ -27,7 +27,8 @@ use super::esr::{Status, Syndrome, class};
 use super::{irq, percpu};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::layout;
-use crate::trap::{Access, Fault, FaultCause, FaultOutcome, hooks};
+use crate::recover;
+use crate::trap::{Access, Fault, FaultCause, FaultOutcome, MemoryOutcome, hooks};
 
 /// The registers of interrupted code.
 #[repr(C, align(16))]
@@ -222,10 +223,22 @@ extern "C" fn handle_sync(frame: &mut TrapFrame) {
             Status::External | Status::Parity if esr.far_valid() => translate(frame.far),
             _ => None,
         };
-        match hooks.memory_error(pa, frame) {
-            FaultOutcome::Resume => return,
-            FaultOutcome::Fatal => fatal(&cause, frame),
+        let outcome = hooks.memory_error(pa, frame);
+        if outcome == MemoryOutcome::Fatal {
+            fatal(&cause, frame);
         }
+        if let Some(landing) = recover::landing(frame.pc) {
+            frame.pc = landing;
+            return;
+        }
+        let (MemoryOutcome::Wait, Some(pa)) = (outcome, pa) else {
+            fatal(&cause, frame)
+        };
+        let pc = frame.pc();
+        if unmasked(frame, || hooks.memory_lost(pa, pc)) == FaultOutcome::Fatal {
+            fatal(&cause, frame);
+        }
+        return;
     }
     let Some(fault) = fault_of(frame) else {
         fatal(&cause, frame)
@@ -233,16 +246,20 @@ extern "C" fn handle_sync(frame: &mut TrapFrame) {
     if layout::in_stack_guard(fault.addr) {
         fatal(&"access to the guard of a kernel stack", frame);
     }
-    // From here the handler may be interrupted and may block, if the code
-    // that faulted might: put the masks as it had them.
-    let masked = DAIF.get();
-    DAIF.set(frame.spsr & DAIF_BITS);
-    let outcome = hooks.page_fault(&fault);
-    // ELR and SPSR are about to be loaded: nothing may come between.
-    DAIF.set(masked);
-    if outcome == FaultOutcome::Fatal {
+    if unmasked(frame, || hooks.page_fault(&fault)) == FaultOutcome::Fatal {
         fatal(&cause, frame);
     }
+}
+
+/// Runs a handler that may be interrupted and may block, if the code that
+/// trapped might: with the masks as that had them.
+fn unmasked(frame: &TrapFrame, handler: impl FnOnce() -> FaultOutcome) -> FaultOutcome {
+    let masked = DAIF.get();
+    DAIF.set(frame.spsr & DAIF_BITS);
+    let outcome = handler();
+    // ELR and SPSR are about to be loaded: nothing may come between.
+    DAIF.set(masked);
+    outcome
 }
 
 /// An interrupt.
@@ -270,7 +287,8 @@ extern "C" fn handle_serror(frame: &mut TrapFrame) {
     let iss = Syndrome(frame.esr).iss();
     let known = iss & (1 << 24) == 0 && iss & 0x3f == 0x11;
     match hooks.memory_error(None, frame) {
-        FaultOutcome::Resume if known && matches!((iss >> 10) & 7, 2 | 3 | 6) => {}
+        MemoryOutcome::Noted | MemoryOutcome::Wait
+            if known && matches!((iss >> 10) & 7, 2 | 3 | 6) => {}
         _ => fatal(&cause, frame),
     }
 }

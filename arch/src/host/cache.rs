@@ -96,6 +96,18 @@ pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     unsafe { core::ptr::copy_nonoverlapping(src, dst, len) };
 }
 
+/// As [`copy`]; the bytes left, because the source's memory is lost: none here.
+///
+/// # Safety
+///
+/// As [`copy`].
+#[must_use]
+pub unsafe fn copy_checked(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { copy(dst, src, len) };
+    0
+}
+
 /// Copies `len` bytes that do not overlap, past the cache. Durable after
 /// [`fence`].
 ///

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::{cpu, wide};
 pub use crate::platform::{Method, MethodError};
+use crate::recover::recover;
 
 /// The method in use, as its place in [`Method::ALL`]. Relaxed throughout: a
 /// change is made while nothing is being written back.
@@ -186,6 +187,71 @@ unsafe fn copy_words(dst: *mut u8, src: *const u8, len: usize) {
             );
         }
     }
+}
+
+/// Copies `len` bytes that do not overlap, through the cache, and gives the
+/// number of bytes at the end that were not copied because the source's memory
+/// is lost: 0 when all is well.
+///
+/// # Safety
+///
+/// As [`copy`]; the source may be lost.
+#[must_use]
+#[inline]
+pub unsafe fn copy_checked(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    let mut part = 0;
+    if len >= wide::TURN && wide::ready() {
+        part = len & !(wide::TURN - 1);
+        // SAFETY: a whole number of turns of what the caller vouches for.
+        let left = unsafe { wide::copy_checked(dst, src, part) };
+        if left > 0 {
+            return left + (len - part);
+        }
+    }
+    // SAFETY: the rest of it.
+    unsafe { copy_words_checked(dst.add(part), src.add(part), len - part) }
+}
+
+/// As [`copy_words`], but ends where the source's memory is lost. The bytes
+/// left.
+///
+/// # Safety
+///
+/// As [`copy_checked`].
+#[inline]
+unsafe fn copy_words_checked(mut dst: *mut u8, mut src: *const u8, len: usize) -> usize {
+    let mut bytes = len;
+    if FAST_BYTES.load(Ordering::Relaxed) == 0 {
+        let mut words = len / 8;
+        bytes = len % 8;
+        // SAFETY: the caller's promise; the direction flag is clear by ABI.
+        // An instruction that is repeated and trapped has its count left.
+        unsafe {
+            asm!(
+                "2:",
+                "rep movsq",
+                "3:",
+                recover!("2b", "3b", "3b"),
+                inout("rdi") dst, inout("rsi") src, inout("rcx") words,
+                options(nostack, preserves_flags),
+            );
+        }
+        if words > 0 {
+            return words * 8 + bytes;
+        }
+    }
+    // SAFETY: as above, what is left.
+    unsafe {
+        asm!(
+            "2:",
+            "rep movsb",
+            "3:",
+            recover!("2b", "3b", "3b"),
+            inout("rdi") dst => _, inout("rsi") src => _, inout("rcx") bytes,
+            options(nostack, preserves_flags),
+        );
+    }
+    bytes
 }
 
 /// Splits `len` bytes at `dst` in a head up to the next multiple of 8, whole

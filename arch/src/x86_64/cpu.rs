@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 
 use super::boot::MpInfo;
-use super::{paging, percpu, trap};
+use super::{machine_check, paging, percpu, trap};
 pub use crate::platform::Features;
 
 pub use percpu::MAX_CPUS;
@@ -69,7 +69,7 @@ pub unsafe fn init_boot() {
         trap::init();
         paging::init_attributes();
     }
-    trap::enable_machine_check();
+    machine_check::enable();
     super::cache::detect();
 }
 
@@ -86,7 +86,7 @@ pub unsafe fn init_secondary(index: usize) {
         trap::load();
         paging::init_attributes();
     }
-    trap::enable_machine_check();
+    machine_check::enable();
 }
 
 fn gather(store: &'static mut Store) {

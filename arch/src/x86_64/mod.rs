@@ -15,6 +15,7 @@ pub mod cpu;
 mod ioapic;
 pub mod irq;
 mod lapic;
+mod machine_check;
 pub mod paging;
 mod percpu;
 pub mod port;

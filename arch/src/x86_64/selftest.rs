@@ -244,17 +244,26 @@ fn copies() -> Outcome {
     }
     for len in [0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 200] {
         for at in [0usize, 1, 4, 7, 8, 15] {
-            for kind in 0..3 {
+            for kind in 0..4 {
                 let mut to = [GUARD; 300];
                 let dst = to.as_mut_ptr().wrapping_add(at);
                 let src = from.as_ptr().wrapping_add(at / 2);
                 // SAFETY: at most 15 + 200 bytes into arrays of 300.
-                unsafe {
+                let left = unsafe {
                     match kind {
                         0 => cache::copy(dst, src, len),
                         1 => cache::copy_nt(dst, src, len),
-                        _ => cache::zero_nt(dst, len),
+                        2 => cache::zero_nt(dst, len),
+                        _ => (),
                     }
+                    if kind == 3 {
+                        cache::copy_checked(dst, src, len)
+                    } else {
+                        0
+                    }
+                };
+                if left != 0 {
+                    return Err("copy_checked: lost memory in an array");
                 }
                 cache::fence();
                 for (i, b) in to.iter().enumerate() {
@@ -268,7 +277,8 @@ fn copies() -> Outcome {
                         return Err(match kind {
                             0 => "copy: wrong bytes",
                             1 => "copy_nt: wrong bytes",
-                            _ => "zero_nt: wrong bytes",
+                            2 => "zero_nt: wrong bytes",
+                            _ => "copy_checked: wrong bytes",
                         });
                     }
                 }
@@ -296,10 +306,14 @@ fn wide_copies() -> Outcome {
         let src = from.as_ptr().wrapping_add(round % 7);
         // SAFETY: at most 39 + 2910 bytes into arrays of 3000.
         unsafe {
-            if round % 2 == 0 {
-                cache::copy(dst, src, len);
-            } else {
-                cache::copy_nt(dst, src, len);
+            match round % 3 {
+                0 => cache::copy(dst, src, len),
+                1 => cache::copy_nt(dst, src, len),
+                _ => {
+                    if cache::copy_checked(dst, src, len) != 0 {
+                        return Err("copy_checked: lost memory in an array");
+                    }
+                }
             }
         }
         cache::fence();

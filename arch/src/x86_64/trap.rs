@@ -11,11 +11,10 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use x86_64::registers::control::Cr2;
-use x86_64::registers::model_specific::Msr;
 use x86_64::structures::DescriptorTablePointer;
 
-use super::{irq, percpu};
-use crate::addr::{PhysAddr, VirtAddr};
+use super::{irq, machine_check, percpu};
+use crate::addr::VirtAddr;
 use crate::layout;
 use crate::trap::{Access, Fault, FaultCause, FaultOutcome, hooks};
 
@@ -39,15 +38,15 @@ pub struct TrapFrame {
     rbx: u64,
     rax: u64,
     vector: u64,
-    error: u64,
-    rip: u64,
+    pub(super) error: u64,
+    pub(super) rip: u64,
     cs: u64,
-    rflags: u64,
-    rsp: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
     ss: u64,
 }
 
-const FLAG_IF: u64 = 1 << 9;
+pub(super) const FLAG_IF: u64 = 1 << 9;
 
 impl TrapFrame {
     /// The instruction that trapped.
@@ -150,6 +149,14 @@ global_asm!(
     ".set quire_x86_vector, quire_x86_vector + 1",
     ".endr",
     ".balign 16",
+    // Where a machine check sends a thread that has to wait for what becomes
+    // of the memory it needs: its frame is on its own stack by now.
+    ".global quire_x86_settle",
+    ".hidden quire_x86_settle",
+    "quire_x86_settle:",
+    "mov rdi, rsp",
+    "call {settle}",
+    "jmp 2f",
     ".hidden quire_x86_trap_common",
     "quire_x86_trap_common:",
     "push rax",
@@ -225,6 +232,7 @@ global_asm!(
     "ret",
     ".popsection",
     handler = sym handle,
+    settle = sym machine_check::settle,
     wide = const super::wide::MARK,
 );
 
@@ -308,7 +316,7 @@ extern "C" fn handle(frame: &mut TrapFrame) {
     match frame.vector {
         32.. => irq::dispatch(frame.vector as u8, frame),
         14 => page_fault(frame),
-        18 => machine_check(frame),
+        18 => machine_check::handle(frame),
         3 if expected_breakpoint() => {}
         8 => {
             // A fault while pushing a fault's frame: mostly a stack that has
@@ -393,104 +401,6 @@ impl fmt::Display for PageFault {
     }
 }
 
-const MCG_CAP: u32 = 0x179;
-const MCG_STATUS: u32 = 0x17a;
-const MCG_CTL: u32 = 0x17b;
-const MC0_CTL: u32 = 0x400;
-
-/// Lets every machine-check bank report on this CPU. CR4.MCE is set with the
-/// paging attributes.
-pub fn enable_machine_check() {
-    let features = super::cpu::features();
-    if !features.has("mce") || !features.has("mca") {
-        return;
-    }
-    // SAFETY: the machine-check architecture is there; the capability says
-    // which registers are.
-    unsafe {
-        let cap = Msr::new(MCG_CAP).read();
-        if cap & (1 << 8) != 0 {
-            Msr::new(MCG_CTL).write(u64::MAX);
-        }
-        for bank in 0..(cap & 0xff) as u32 {
-            let base = MC0_CTL + 4 * bank;
-            Msr::new(base).write(u64::MAX);
-            Msr::new(base + 1).write(0);
-        }
-    }
-}
-
-/// What the machine-check banks say.
-#[derive(Clone, Copy)]
-struct MachineCheck {
-    bank: u32,
-    status: u64,
-    addr: Option<PhysAddr>,
-}
-
-impl fmt::Display for MachineCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "machine check: bank {}, status {:#018x}",
-            self.bank, self.status
-        )?;
-        match self.addr {
-            Some(addr) => write!(f, ", physical address {addr}"),
-            None => Ok(()),
-        }
-    }
-}
-
-fn machine_check(frame: &mut TrapFrame) {
-    const VALID: u64 = 1 << 63;
-    const UNCORRECTED: u64 = 1 << 61;
-    const ADDR_VALID: u64 = 1 << 58;
-    const CONTEXT_CORRUPT: u64 = 1 << 57;
-    const RESTART_VALID: u64 = 1 << 0;
-    const IN_PROGRESS: u64 = 1 << 2;
-
-    let mut worst: Option<MachineCheck> = None;
-    let mut corrupt = false;
-    // SAFETY: a machine check was delivered, so the architecture is there.
-    let global = unsafe { Msr::new(MCG_STATUS).read() };
-    // SAFETY: as above.
-    let banks = unsafe { Msr::new(MCG_CAP).read() } & 0xff;
-    for bank in 0..banks as u32 {
-        let base = MC0_CTL + 4 * bank;
-        // SAFETY: the capability says that this bank is there.
-        let status = unsafe { Msr::new(base + 1).read() };
-        if status & VALID == 0 {
-            continue;
-        }
-        corrupt |= status & CONTEXT_CORRUPT != 0;
-        let addr = (status & ADDR_VALID != 0).then(|| {
-            // SAFETY: as above; the status says that the address is there.
-            PhysAddr(unsafe { Msr::new(base + 2).read() })
-        });
-        let found = MachineCheck { bank, status, addr };
-        if worst.is_none_or(|w| status & UNCORRECTED > w.status & UNCORRECTED) {
-            worst = Some(found);
-        }
-        // SAFETY: as above; zero frees the bank for the next report.
-        unsafe { Msr::new(base + 1).write(0) };
-    }
-    let worst = worst.unwrap_or(MachineCheck {
-        bank: 0,
-        status: 0,
-        addr: None,
-    });
-    let outcome = match hooks() {
-        Some(hooks) => hooks.memory_error(worst.addr, frame),
-        None => FaultOutcome::Fatal,
-    };
-    if outcome == FaultOutcome::Fatal || corrupt || global & RESTART_VALID == 0 {
-        fatal(&worst, frame);
-    }
-    // SAFETY: as above; a second machine check is welcome again.
-    unsafe { Msr::new(MCG_STATUS).write(global & !IN_PROGRESS) };
-}
-
 /// A thread used up its stack.
 struct StackOverflow(VirtAddr);
 
@@ -565,7 +475,7 @@ impl fmt::Display for Exception {
     }
 }
 
-fn fatal(cause: &dyn fmt::Display, frame: &TrapFrame) -> ! {
+pub(super) fn fatal(cause: &dyn fmt::Display, frame: &TrapFrame) -> ! {
     if let Some(hooks) = hooks() {
         hooks.fatal(cause, frame);
     }

@@ -12,6 +12,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::percpu::PerCpu;
+use crate::recover::recover;
 
 /// Bytes that one turn of a loop moves: multiples of it go this way.
 pub const TURN: usize = 512;
@@ -79,6 +80,29 @@ macro_rules! fill {
     };
 }
 
+/// The loop of a copy; gives the bytes left, negated.
+macro_rules! copy_loop {
+    ($store:literal, $dst:ident, $src:ident, $len:ident $(, $entry:expr)?) => {{
+        let n: usize;
+        asm!(
+            "mov byte ptr gs:[{mark}], 1",
+            "2:",
+            turn!($store),
+            "add {n}, 512",
+            "jnz 2b",
+            "3:",
+            "mov byte ptr gs:[{mark}], 0",
+            $($entry,)?
+            mark = const MARK,
+            n = inout(reg) $len.wrapping_neg() => n,
+            src = in(reg) $src.wrapping_add($len),
+            dst = in(reg) $dst.wrapping_add($len),
+            options(nostack),
+        );
+        n
+    }};
+}
+
 /// Copies through the cache.
 ///
 /// # Safety
@@ -87,21 +111,20 @@ macro_rules! fill {
 /// readable and writable and do not overlap.
 pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's promise; the mark makes traps keep the registers.
-    unsafe {
-        asm!(
-            "mov byte ptr gs:[{mark}], 1",
-            "2:",
-            turn!("vmovdqu"),
-            "add {n}, 512",
-            "jnz 2b",
-            "mov byte ptr gs:[{mark}], 0",
-            mark = const MARK,
-            n = inout(reg) len.wrapping_neg() => _,
-            src = in(reg) src.wrapping_add(len),
-            dst = in(reg) dst.wrapping_add(len),
-            options(nostack),
-        );
-    }
+    unsafe { copy_loop!("vmovdqu", dst, src, len) };
+}
+
+/// As [`copy`], but ends where the source's memory is lost. The bytes left:
+/// of the turn that met it, all.
+///
+/// # Safety
+///
+/// As [`copy`].
+pub unsafe fn copy_checked(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    // SAFETY: as in `copy`; at label 3 everything is as at the loop's end,
+    // but for the count.
+    let left = unsafe { copy_loop!("vmovdqu", dst, src, len, recover!("2b", "3b", "3b")) };
+    left.wrapping_neg()
 }
 
 /// Copies past the cache.
@@ -111,21 +134,7 @@ pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
 /// As [`copy`]; `dst` is a multiple of 32.
 pub unsafe fn copy_nt(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: as in `copy`.
-    unsafe {
-        asm!(
-            "mov byte ptr gs:[{mark}], 1",
-            "2:",
-            turn!("vmovntdq"),
-            "add {n}, 512",
-            "jnz 2b",
-            "mov byte ptr gs:[{mark}], 0",
-            mark = const MARK,
-            n = inout(reg) len.wrapping_neg() => _,
-            src = in(reg) src.wrapping_add(len),
-            dst = in(reg) dst.wrapping_add(len),
-            options(nostack),
-        );
-    }
+    unsafe { copy_loop!("vmovntdq", dst, src, len) };
 }
 
 /// Zeroes past the cache.

@@ -175,6 +175,74 @@ fn loom_wait_until_idle_with_re_fault() {
     });
 }
 
+/// R33, gap 13: a truncation that has parked a pinned page goes on at once; the
+/// block goes to somebody else after the last pin, whoever has looked the page
+/// up meanwhile, and its waiter is woken.
+#[test]
+fn loom_a_parked_block_waits_for_its_last_pin() {
+    loom::model(|| {
+        let page = Page::mapped();
+        assert!(page.descriptor.try_pin(1));
+        // The truncation, up to its return.
+        page.clear_leaf();
+        assert!(!page.descriptor.counts().is_idle());
+        let waiter = {
+            let page = page.clone();
+            thread::spawn(move || {
+                page.idle.wait_until(|| page.descriptor.counts().is_idle());
+                page.free();
+            })
+        };
+        let device = {
+            let page = page.clone();
+            thread::spawn(move || {
+                page.load();
+                page.descriptor.unpin_keeping_one(1);
+                page.put(1);
+            })
+        };
+        if page.descriptor.try_get() {
+            assert_eq!(page.descriptor.owner(), 7);
+            page.load();
+            page.put(1);
+        }
+        device.join().unwrap();
+        waiter.join().unwrap();
+        assert!(page.descriptor.is_zero());
+        // SAFETY: all threads have ended.
+        assert_eq!(page.content.with(|content| unsafe { content.read() }), 1);
+    });
+}
+
+/// R33 against R9: a pinner either is parked with the page, or backs off and
+/// the block is free; it never holds what was freed.
+#[test]
+fn loom_parking_against_a_lock_free_pin() {
+    loom::model(|| {
+        let page = Page::mapped();
+        let pinner = {
+            let page = page.clone();
+            thread::spawn(move || {
+                if page.leaf.load(Ordering::Acquire) && page.descriptor.try_pin(1) {
+                    if page.leaf.load(Ordering::Acquire) {
+                        page.load();
+                    }
+                    page.descriptor.unpin_keeping_one(1);
+                    page.put(1);
+                }
+            })
+        };
+        page.clear_leaf();
+        // Busy: parked, and waited for by another; both end the same way.
+        if !page.descriptor.counts().is_idle() {
+            page.idle.wait_until(|| page.descriptor.counts().is_idle());
+        }
+        page.free();
+        pinner.join().unwrap();
+        assert!(page.descriptor.is_zero());
+    });
+}
+
 /// A lock-free pin that looks a page up while its folio is split and the part
 /// mapped: it gets the whole folio or the part, each while it is one.
 #[test]

@@ -7,6 +7,10 @@
 //! on every reader's error; then the holder of the memory (a mounted file
 //! system) unmaps the page where it is mapped, and tells those who asked.
 //!
+//! Whoever *needed* the bytes goes on in one of two ways: a copy that was made
+//! for memory that may be lost ends short ([`reported_in`] tells it why), and a
+//! thread that loaded through a mapping waits ([`settle`]) and faults.
+//!
 //! R38 to R41.
 
 use super::namespace::{Namespace, namespaces};
@@ -15,7 +19,7 @@ use crate::sched;
 use crate::sync::WaitQueue;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use quire_arch::PhysAddr;
+use quire_arch::{PhysAddr, VirtAddr};
 
 /// Ranges that are persistent memory, for a look-up without a lock: start and
 /// end, 0 where there is none.
@@ -27,6 +31,8 @@ static KNOWN: AtomicUsize = AtomicUsize::new(0);
 static REPORTED: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
 static PENDING: AtomicBool = AtomicBool::new(false);
 static WORK: WaitQueue = WaitQueue::new();
+/// Nothing that deals with a loss takes so long; nobody waits longer.
+const SETTLE_NS: u64 = 10_000_000_000;
 /// Reports dealt with, for whoever waits for that.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 static DONE: WaitQueue = WaitQueue::new();
@@ -56,12 +62,14 @@ fn is_persistent(at: u64) -> bool {
 }
 
 /// Takes a report, in any context. False when nothing can be done: the memory
-/// is not persistent, too much is reported at once, or the page was reported
-/// before and is being accessed again.
+/// is not persistent, or too much is reported at once.
 pub fn report(addr: PhysAddr) -> bool {
-    let page = (addr.as_u64() & !4095) | 1;
-    if !is_persistent(addr.as_u64()) || REPORTED.iter().any(|r| r.load(Ordering::Relaxed) == page) {
+    if !is_persistent(addr.as_u64()) {
         return false;
+    }
+    let page = page_of(addr);
+    if REPORTED.iter().any(|r| r.load(Ordering::Relaxed) == page) {
+        return true;
     }
     let put = REPORTED.iter().any(|slot| {
         slot.compare_exchange(0, page, Ordering::Release, Ordering::Relaxed)
@@ -69,6 +77,42 @@ pub fn report(addr: PhysAddr) -> bool {
     });
     PENDING.store(put, Ordering::Release);
     put
+}
+
+/// As the table has it.
+fn page_of(addr: PhysAddr) -> u64 {
+    (addr.as_u64() & !4095) | 1
+}
+
+/// The first page of `range` that is reported and not yet dealt with. (One
+/// that has been dealt with is in its namespace's bad blocks before it leaves
+/// the table.)
+pub(super) fn reported_in(range: Range<PhysAddr>) -> Option<PhysAddr> {
+    REPORTED
+        .iter()
+        .filter_map(|slot| slot.load(Ordering::Acquire).checked_sub(1).map(PhysAddr))
+        .filter(|page| *page < range.end && range.start < *page + 4096)
+        .min()
+}
+
+/// For a thread whose instruction at `pc` needs what is lost at `addr`: waits
+/// until the page is in no mapping any more, so that the instruction can be
+/// run again and faults. False when that is of no use: it needs the same page
+/// again, so it does not use a mapping.
+pub fn settle(addr: PhysAddr, pc: VirtAddr) -> bool {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let page = page_of(addr);
+    // Relaxed: a hint. Two threads that meet the same loss at the same
+    // instruction may take each other for one, and it is fatal as before.
+    if LAST.swap(page ^ pc.as_u64().rotate_left(32), Ordering::Relaxed)
+        == page ^ pc.as_u64().rotate_left(32)
+    {
+        return false;
+    }
+    let deadline = sched::now_ns().saturating_add(SETTLE_NS);
+    DONE.wait_until_deadline(deadline, || {
+        !REPORTED.iter().any(|r| r.load(Ordering::Acquire) == page)
+    })
 }
 
 /// In an interrupt: wakes the thread if there is something for it.
@@ -150,4 +194,81 @@ pub fn lost(namespace: &Namespace, offset: u64, len: u64) -> Result<()> {
         Err(Error::Unsupported { .. }) => Ok(()),
         result => result,
     }
+}
+
+/// Tests for machines that answer with an error where there is no memory.
+#[cfg(target_os = "none")]
+pub const TESTS: &[crate::selftest::Test] = &[crate::selftest::Test {
+    name: "lost.a_read_that_meets_an_error_ends",
+    run: a_read_that_meets_an_error_ends,
+}];
+
+/// A namespace over addresses where nothing is. A machine whose buses answer
+/// with an error (Arm's do) raises a real exception in the middle of the copy;
+/// one that answers with ones (a PC) reads ones.
+#[cfg(target_os = "none")]
+fn a_read_that_meets_an_error_ends() -> core::result::Result<(), alloc::string::String> {
+    use super::identity::Identity;
+    use super::region::{PersistenceDomain, Region};
+    use crate::check;
+    use alloc::string::ToString;
+    use alloc::sync::Arc;
+    use quire_fs::{MediaError, Pmem};
+
+    /// Above what any QEMU machine here has, below every CPU's limit.
+    const HOLE: u64 = 200 << 30;
+    const LEN: u64 = 2 << 20;
+    let text = |e: Error| e.to_string();
+    let region = Region {
+        dev: "hole".into(),
+        range: HOLE..HOLE + LEN,
+        numa_node: None,
+        iset_id: None,
+        mappings: alloc::vec::Vec::new(),
+        persistence_domain: PersistenceDomain::MemoryController,
+        read_only: None,
+        flush_hints: alloc::vec::Vec::new(),
+        flusher: None,
+        source: "test",
+        compat_iset_id: None,
+    };
+    let identity = Identity::whole(0, &region);
+    let reach = Arc::new(super::DirectMap);
+    let hole =
+        Namespace::attach(identity, region, reach, &|range| super::is_ram(range)).map_err(text)?;
+    watch(&(HOLE..HOLE + LEN));
+    let mut outcome = Ok(());
+    {
+        let claim = hole.claim("selftest", false).map_err(text)?;
+        let pmem = claim.pmem();
+        // Every way of copying: bytes, words, whole turns, across pages.
+        for (off, len) in [
+            (0u64, 1usize),
+            (7, 100),
+            (4096, 4096),
+            (4000, 8192),
+            (8192, 700),
+        ] {
+            let before = handled();
+            let mut buf = alloc::vec![0u8; len];
+            match pmem.read(off, &mut buf) {
+                Ok(()) if buf.iter().all(|b| *b == 0xff || *b == 0) => {
+                    log::info!("lost: offset={off} len={len} answer=bytes");
+                }
+                Err(MediaError::Poisoned { offset, .. }) if offset == off & !4095 => {
+                    log::info!("lost: offset={off} len={len} answer=error");
+                    check!(
+                        wait_handled(before, sched::now_ns() + SETTLE_NS),
+                        "nobody has dealt with the report"
+                    );
+                }
+                other => outcome = Err(alloc::format!("offset {off}: {other:?}")),
+            }
+        }
+    }
+    let map = hole.pgmap();
+    map.kill();
+    check!(map.drain(Some(sched::now_ns() + SETTLE_NS)));
+    map.release().map_err(text)?;
+    outcome
 }

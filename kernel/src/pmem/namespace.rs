@@ -452,6 +452,42 @@ impl KernelPmem {
         self.at(off, len)
     }
 
+    /// A copy has met lost memory and left so many bytes. If those are what is
+    /// lost, that is the answer; a report that came by chance in the middle of
+    /// the copy lets it go on.
+    #[cold]
+    fn read_short(&self, off: u64, buf: &mut [u8], mut left: usize) -> Result<(), MediaError> {
+        let end = off + buf.len() as u64;
+        loop {
+            let at = end - left as u64;
+            let phys = self.namespace().phys();
+            if let Some(page) = super::failure::reported_in(phys + at..phys + end) {
+                return Err(MediaError::Poisoned {
+                    offset: page - phys,
+                    len: 4096,
+                });
+            }
+            self.check_poison(at, end - at)?;
+            let rest = buf.len() - left;
+            // SAFETY: as in `read`, the part that is left.
+            let after = unsafe {
+                let from = self.at(at, left as u64)?;
+                cache::copy_checked(buf[rest..].as_mut_ptr(), from, left)
+            };
+            match after {
+                0 => return Ok(()),
+                // No way on, whatever the hardware said of the address.
+                after if after == left => {
+                    return Err(MediaError::Poisoned {
+                        offset: at & !4095,
+                        len: 4096,
+                    });
+                }
+                after => left = after,
+            }
+        }
+    }
+
     fn check_poison(&self, off: u64, len: u64) -> Result<(), MediaError> {
         let map = self.namespace().pgmap();
         if len == 0 || !map.has_poison() {
@@ -503,7 +539,10 @@ impl Pmem for KernelPmem {
         self.check_poison(off, len)?;
         // SAFETY: `at` has checked that the bytes lie in the namespace, which
         // is mapped as long as the claim; `buf` is ours and elsewhere.
-        unsafe { cache::copy(buf.as_mut_ptr(), from, buf.len()) };
+        let left = unsafe { cache::copy_checked(buf.as_mut_ptr(), from, buf.len()) };
+        if left > 0 {
+            return self.read_short(off, buf, left);
+        }
         Ok(())
     }
 

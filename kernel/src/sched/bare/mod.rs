@@ -61,6 +61,14 @@ pub fn cpu_id() -> usize {
     id
 }
 
+/// Whether the running thread may block, as far as this CPU knows: it holds no
+/// spin lock, is not kept on its CPU, and is not the one that runs when there is
+/// nothing to do. Interrupts are off.
+pub(crate) fn may_block() -> bool {
+    let this = cpu::this();
+    this.spin_depth.get() == 0 && this.preempt_off.get() == 0 && !is_idle()
+}
+
 /// Whether this CPU has nothing to do. Interrupts are off.
 pub(crate) fn is_idle() -> bool {
     let this = cpu::this();
