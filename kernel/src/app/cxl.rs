@@ -16,8 +16,7 @@ pub use crate::pmem::cxl::label::zero as zero_labels;
 pub use crate::pmem::cxl::list::Select;
 pub use crate::pmem::cxl::memdev::{Memdev, MemdevId};
 pub use crate::pmem::cxl::plan::{Request, free_range};
+pub use crate::pmem::cxl::poison::{poll_events, refresh_poison};
 pub use crate::pmem::cxl::region::CxlRegion;
-pub use crate::pmem::cxl::service::{
-    Created, create_region, destroy_region, poll_events, refresh_poison, with,
-};
+pub use crate::pmem::cxl::service::{Created, create_region, destroy_region, with};
 pub use crate::pmem::cxl::topology::Topology;

@@ -72,7 +72,11 @@ pub fn examine() -> alloc::vec::Vec<Finding> {
         numa: crate::acpi::numa::this_machine(),
         described: crate::boot::info().map(|info| &info.described),
     };
-    patient.examine()
+    let mut found = patient.examine();
+    // Machines without CXL have nothing to add.
+    let cxl = crate::pmem::cxl::service::with(|topology| Ok(topology.examine()));
+    found.extend(cxl.unwrap_or_default());
+    found
 }
 
 /// Where a region is near, and how it is reached.

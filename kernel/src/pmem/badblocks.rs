@@ -39,6 +39,13 @@ pub(super) struct List {
     media: Once<Arc<dyn ClearPoison>>,
 }
 
+impl List {
+    /// Says how the media is told that bytes are good again. Once.
+    pub(super) fn set_media(&self, media: Arc<dyn ClearPoison>) {
+        self.media.call_once(|| media);
+    }
+}
+
 /// A namespace's bad blocks: its list, and its pages' marks.
 pub struct BadBlocks<'a> {
     pub(super) list: &'a List,
@@ -141,9 +148,13 @@ impl BadBlocks<'_> {
             .sum()
     }
 
-    /// Says how the media is told that bytes are good again. Once.
-    pub fn set_media(&self, media: Arc<dyn ClearPoison>) {
-        self.list.media.call_once(|| media);
+    /// Whether all of these bytes are known to be lost.
+    pub fn covers(&self, offset: u64, len: u64) -> bool {
+        let ranges = self.list.ranges.lock();
+        ranges
+            .range(..=offset)
+            .next_back()
+            .is_some_and(|(_, end)| offset.saturating_add(len) <= *end)
     }
 
     /// Before a store: whole pages of it that are bad are cleared on the
@@ -245,7 +256,7 @@ mod tests {
             map: &map,
         };
         let media = Arc::new(Media(SpinLock::new(Vec::new())));
-        bad.set_media(media.clone());
+        bad.list.set_media(media.clone());
         assert_eq!(bad.storing(0, 1 << 20), Ok(Vec::new()));
         bad.add(8192, 512).unwrap();
         bad.add(5 * 4096, 512).unwrap();

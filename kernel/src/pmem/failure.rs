@@ -183,12 +183,22 @@ pub fn lost(namespace: &Namespace, offset: u64, len: u64) -> Result<()> {
         .filter(|end| *end <= namespace.len())
         .ok_or(Error::BadAddress { addr: offset })?;
     let (start, end) = (offset & !4095, end.next_multiple_of(4096));
-    namespace.bad_blocks().add(start, end - start)?;
+    sectors_lost(namespace, start..end)
+}
+
+/// As [`lost`], but the record is of the bytes' sectors alone: of what a device
+/// has said exactly. Pages are withheld whole all the same.
+pub(super) fn sectors_lost(namespace: &Namespace, bytes: Range<u64>) -> Result<()> {
+    namespace
+        .bad_blocks()
+        .add(bytes.start, bytes.end.saturating_sub(bytes.start))?;
     log::error!(
-        "memory failure: {} offset={start:#x} len={:#x} lost",
+        "memory failure: {} offset={:#x} len={:#x} lost",
         namespace.name(),
-        end - start
+        bytes.start,
+        bytes.end - bytes.start
     );
+    let (start, end) = (bytes.start & !4095, bytes.end.next_multiple_of(4096));
     match namespace.pgmap().notify_failure(start, end - start) {
         // Nobody uses it as a whole: the mark is all.
         Err(Error::Unsupported { .. }) => Ok(()),

@@ -124,6 +124,10 @@ impl Namespace {
                 Err(error) => log::warn!("{name}: flush hint at {hint:#x} not used: {error}"),
             }
         }
+        let bad = badblocks::List::default();
+        if let Some(media) = &region.media {
+            bad.set_media(media.0.clone());
+        }
         Ok(Arc::new(Self {
             name,
             identity,
@@ -134,7 +138,7 @@ impl Namespace {
             hints,
             reach,
             user: SpinLock::new(None),
-            bad: badblocks::List::default(),
+            bad,
         }))
     }
 
@@ -293,7 +297,12 @@ impl Namespace {
     pub(super) fn again(&self) -> Result<Arc<Self>> {
         // Its range was compared with RAM when it was found.
         let (identity, region) = (self.identity.clone(), self.region.clone());
-        Self::attach(identity, region, self.reach.clone(), &|_| false)
+        let new = Self::attach(identity, region, self.reach.clone(), &|_| false)?;
+        // What is lost stays lost.
+        for range in self.bad_blocks().list() {
+            new.bad_blocks().add(range.start, range.end - range.start)?;
+        }
+        Ok(new)
     }
 
     /// Ends one that nobody uses and that isn't listed.
@@ -730,7 +739,7 @@ mod tests {
                 flushes: AtomicU64::new(0),
                 works,
             });
-            let flusher = super::super::Flusher(device.clone());
+            let flusher: super::super::Flusher = super::super::region::Handle(device.clone());
             let namespace = namespace(number, |r| r.flusher = Some(flusher));
             let pmem = namespace.claim("test", true).unwrap().pmem();
             assert!(pmem.needs_drain());

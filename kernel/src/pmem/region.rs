@@ -8,13 +8,14 @@
 //! Names are given by address and by handle, so that the same machine has the
 //! same names at every start.
 
+use super::badblocks::ClearPoison;
 use super::nfit::{PlatformCapabilities, StateFlags};
 use crate::error::Error;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 
 /// Where persistent memory can be learned from: the NFIT, the firmware's
 /// memory map, CXL, and so on.
@@ -92,40 +93,42 @@ pub trait Flush: Send + Sync {
     fn describe(&self) -> String;
 }
 
-/// A region's [`Flush`].
-#[derive(Clone)]
-pub struct Flusher(pub Arc<dyn Flush>);
+/// A shared device or service in a description; two are equal when they are
+/// the same one.
+pub struct Handle<T: ?Sized>(pub Arc<T>);
 
-impl Flusher {
-    /// See [`Flush::flush`].
-    pub fn flush(&self) -> crate::error::Result<()> {
-        self.0.flush()
-    }
-
-    /// See [`Flush::fault`].
-    pub fn fault(&self) -> Option<String> {
-        self.0.fault()
-    }
-
-    /// See [`Flush::describe`].
-    pub fn describe(&self) -> String {
-        self.0.describe()
+impl<T: ?Sized> Clone for Handle<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
-impl core::fmt::Debug for Flusher {
+impl<T: ?Sized> Deref for Handle<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: ?Sized> core::fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Flusher")
+        f.write_str("Handle")
     }
 }
 
-impl PartialEq for Flusher {
+impl<T: ?Sized> PartialEq for Handle<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Flusher {}
+impl<T: ?Sized> Eq for Handle<T> {}
+
+/// A region's [`Flush`].
+pub type Flusher = Handle<dyn Flush>;
+/// A region's [`ClearPoison`].
+pub type Media = Handle<dyn ClearPoison>;
 
 /// An NVDIMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +218,8 @@ pub struct Region {
     /// The device that must be asked to make stores durable, where the CPU's
     /// write-back alone doesn't.
     pub flusher: Option<Flusher>,
+    /// What must be told when bytes that were lost are written anew.
+    pub media: Option<Media>,
     /// Where it was learned from.
     pub source: &'static str,
     /// Who else tells of it.
@@ -235,6 +240,7 @@ impl Region {
             read_only: None,
             flush_hints: Vec::new(),
             flusher: None,
+            media: None,
             source,
             also: Vec::new(),
         }
@@ -249,6 +255,7 @@ impl Region {
         self.numa_node = self.numa_node.or(other.numa_node);
         self.read_only = self.read_only.take().or(other.read_only);
         self.flusher = self.flusher.take().or(other.flusher);
+        self.media = self.media.take().or(other.media);
     }
 
     /// Bytes.

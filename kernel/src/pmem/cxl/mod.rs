@@ -12,6 +12,8 @@
 //! | [`plan`], [`region`] | what a region needs; making it, taking it apart, taking it over |
 //! | [`label`], [`policy`] | which regions are there after a start |
 //! | [`service`] | the state, the [`Source`](super::Source), what commands call |
+//! | [`poison`] | lost memory: from devices into bad blocks, and back |
+//! | [`doctor`] | what is the matter with devices, decoders and windows |
 //! | [`list`] | listings, with the keys of Linux's `cxl list` |
 //! | [`regs`], [`machine`] | how registers are reached |
 //!
@@ -27,6 +29,7 @@ pub mod cedt;
 pub mod command;
 pub mod component;
 pub mod device;
+pub mod doctor;
 pub mod doe;
 pub mod dvsec;
 pub mod event;
@@ -36,6 +39,7 @@ pub mod list;
 mod machine;
 pub mod memdev;
 pub mod plan;
+pub mod poison;
 mod policy;
 pub mod region;
 pub mod regs;

@@ -5,7 +5,6 @@
 //! never the other way.
 
 use super::cedt::Cedt;
-use super::command::Poison;
 use super::interleave::Granularity;
 use super::machine::ThisMachine;
 use super::memdev::MemdevId;
@@ -82,10 +81,13 @@ pub(super) fn start(table: &[u8], word: Option<&str>, platform: &dyn Platform) -
     topology
 }
 
-/// Marks what the devices say is lost, once namespaces stand.
+/// Marks what the devices say is lost, once namespaces stand, and looks for
+/// more from then on.
 pub fn attached() {
     // Machines without CXL have nothing to be marked.
-    let _none = refresh_poison();
+    if super::poison::refresh_poison().is_ok() {
+        super::poison::watch();
+    }
 }
 
 /// A region that a command has made.
@@ -198,23 +200,6 @@ fn namespaces_at(base: u64) -> Vec<Arc<Namespace>> {
         .collect()
 }
 
-/// What devices have reported since the last look, a line each. What they say
-/// is lost becomes unreadable in the namespaces. Cheap when there is nothing:
-/// one register a device.
-pub fn poll_events() -> Result<Vec<String>> {
-    with(|topology| topology.poll_events())
-}
-
-/// Reads the poison lists again: what was added since becomes unreadable.
-pub fn refresh_poison() -> Result<()> {
-    with(|topology| {
-        for nth in 0..topology.regions.len() {
-            topology.mark_poison(nth);
-        }
-        Ok(())
-    })
-}
-
 impl Topology {
     /// The memory devices as DIMMs, for whoever works with labels.
     pub(super) fn dimms(&self) -> Vec<Dimm> {
@@ -277,6 +262,7 @@ impl Topology {
                 false => PersistenceDomain::Unknown,
             },
             read_only,
+            media: Some(super::poison::media()),
             ..Region::plain(region.range(), SOURCE)
         }
     }
@@ -298,138 +284,5 @@ impl Topology {
                 && same(request.size, region.size)
                 && request.window.is_none_or(|window| window == region.window)
         })
-    }
-
-    /// Makes pages of a region's namespaces unreadable where a device says that
-    /// their content is lost.
-    fn mark_poison(&self, nth: usize) {
-        let Some(region) = self.regions.get(nth) else {
-            return;
-        };
-        for (id, decoder) in &region.members {
-            let (Some(memdev), Some(range)) = (self.memdev(*id), self.member_range(*id, *decoder))
-            else {
-                continue;
-            };
-            match memdev.poison(range) {
-                Ok((records, overflow)) => {
-                    if overflow {
-                        log::warn!(
-                            "cxl: {}: its poison list is full: some are missing",
-                            memdev.name
-                        );
-                    }
-                    records
-                        .iter()
-                        .for_each(|record| self.mark(*id, record, true));
-                }
-                Err(error) => log::warn!("cxl: {}: poison list: {error}", memdev.name),
-            }
-        }
-    }
-
-    /// Marks a record's pages, or takes the mark away.
-    fn mark(&self, id: MemdevId, record: &Poison, lost: bool) {
-        let mut at = record.dpa & !63;
-        let end = record.dpa.saturating_add(record.length);
-        while at < end {
-            if let Some(hpa) = self.host_address(id, at) {
-                mark_page(hpa, lost);
-            }
-            // The smallest granularity: the next bytes may lie elsewhere.
-            at = (at & !255) + 256;
-        }
-    }
-
-    /// Poisons a line, and marks its page.
-    pub fn inject_poison(&self, id: MemdevId, dpa: u64) -> Result<()> {
-        let memdev = self
-            .memdev(id)
-            .ok_or_else(|| Error::not_found("the device"))?;
-        memdev.inject_poison(dpa)?;
-        if let Some(hpa) = self.host_address(id, dpa) {
-            mark_page(hpa, true);
-        }
-        Ok(())
-    }
-
-    /// Gives a line zeros again; its page is readable once no other line of it
-    /// is lost.
-    pub fn clear_poison(&self, id: MemdevId, dpa: u64) -> Result<()> {
-        let memdev = self
-            .memdev(id)
-            .ok_or_else(|| Error::not_found("the device"))?;
-        memdev.clear_poison(dpa)?;
-        let Some(hpa) = self.host_address(id, dpa) else {
-            return Ok(());
-        };
-        if self.page_is_whole(hpa)? {
-            mark_page(hpa, false);
-        }
-        Ok(())
-    }
-
-    /// Whether no device has lost a line of the page. Its lines may lie on
-    /// several.
-    fn page_is_whole(&self, hpa: u64) -> Result<bool> {
-        let page = hpa & !4095;
-        for line in (page..page + 4096).step_by(256) {
-            let Some((id, dpa)) = self.route(line) else {
-                continue;
-            };
-            let memdev = self
-                .memdev(id)
-                .ok_or_else(|| Error::not_found("the device"))?;
-            if !memdev.poison(dpa..dpa + 256)?.0.is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes all events of all devices, and marks what they say is lost.
-    pub fn poll_events(&self) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        for (nth, memdev) in self.memdevs.iter().enumerate() {
-            for (log, record) in memdev.take_events()? {
-                let name = record.report.name();
-                let mut line = format!("{} log={log} event=\"{name}\"", memdev.name);
-                if let Some(event) = record.report.media() {
-                    line += &format!(" dpa={:#x}", event.dpa);
-                    let hpa = self.host_address(MemdevId(nth), event.dpa);
-                    if let Some(hpa) = hpa {
-                        line += &format!(" hpa={hpa:#x}");
-                    }
-                    line += &format!(" uncorrectable={}", event.uncorrectable());
-                    if event.uncorrectable()
-                        && let Some(hpa) = hpa
-                    {
-                        mark_page(hpa, true);
-                    }
-                }
-                if let super::event::Report::MemoryModule { health, .. } = &record.report
-                    && let Some(complaint) = health.media_complaint()
-                {
-                    line += &format!(" media=\"{complaint}\"");
-                }
-                log::warn!("cxl: {line}");
-                lines.push(line);
-            }
-        }
-        Ok(lines)
-    }
-}
-
-fn mark_page(hpa: u64, lost: bool) {
-    for namespace in pmem::namespaces() {
-        let map = namespace.pgmap();
-        if map.pages().contains(&(hpa >> 12))
-            && let Err(error) = map.set_poison(hpa >> 12, lost)
-        {
-            log::error!(
-                "cxl: {}: {hpa:#x} can't be marked: {error}",
-                namespace.name()
-            );
-        }
     }
 }

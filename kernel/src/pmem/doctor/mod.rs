@@ -68,7 +68,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(
+    pub(super) fn new(
         subject: &str,
         question: &'static str,
         verdict: Verdict,
@@ -84,12 +84,12 @@ impl Finding {
         }
     }
 
-    fn seen(mut self, source: impl Into<String>, value: impl Into<String>) -> Self {
+    pub(super) fn seen(mut self, source: impl Into<String>, value: impl Into<String>) -> Self {
         self.evidence.push((source.into(), value.into()));
         self
     }
 
-    fn next(mut self, next: impl Into<String>) -> Self {
+    pub(super) fn next(mut self, next: impl Into<String>) -> Self {
         self.next = next.into();
         self
     }

@@ -1,16 +1,45 @@
 //! The NFIT as a source: its entries put together.
 
+use crate::error::Error;
+use crate::pmem::badblocks::ClearPoison;
 use crate::pmem::firmware::Root;
 use crate::pmem::firmware::labels::NfitLabels;
 use crate::pmem::label::LabelStore;
 use crate::pmem::label::format::fletcher64;
 use crate::pmem::nfit::{self, Entry, Nfit, PlatformCapabilities, RangeType, StateFlags};
-use crate::pmem::region::{Dimm, Found, Mapping, PersistenceDomain, Region, Source, firmware};
+use crate::pmem::region::{
+    Dimm, Found, Handle, Mapping, Media, PersistenceDomain, Region, Source, firmware,
+};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use quire_arch::PhysAddr;
+
+/// The firmware's way to forget that bytes are lost (9.20.7.7).
+struct FirmwareMedia(Root);
+
+impl ClearPoison for FirmwareMedia {
+    fn clear_poison(&self, start: PhysAddr, len: u64) -> crate::error::Result<()> {
+        if !crate::sync::may_block() {
+            return Err(Error::busy(
+                "a lock that firmware's methods can't run under",
+            ));
+        }
+        let range = start.as_u64()..start.as_u64() + len;
+        // Firmware that doesn't scrub remembers nothing.
+        if self.0.scrub_capability(&range)?.is_none() {
+            return Ok(());
+        }
+        match self.0.clear_error(&range)? {
+            cleared if cleared >= len => Ok(()),
+            cleared => Err(Error::io(format!(
+                "firmware has cleared {cleared} bytes of {len} from {start}"
+            ))),
+        }
+    }
+}
 
 /// The NFIT as a source.
 pub struct NfitSource<'a> {
@@ -220,6 +249,9 @@ impl Source for NfitSource<'_> {
                 persistence_domain: PersistenceDomain::of(all.capabilities),
                 read_only,
                 flush_hints,
+                media: self
+                    .root
+                    .map(|root| -> Media { Handle(Arc::new(FirmwareMedia(root.clone()))) }),
                 ..Region::plain(spa.base..end, self.name())
             };
             found.add_region(region, origin);

@@ -2,7 +2,7 @@
 
 use crate::dev::nvme::{self, pmr::Pmr};
 use crate::error::Result;
-use crate::pmem::region::{Flush, Flusher, Found, Region, Source};
+use crate::pmem::region::{Flush, Found, Handle, Region, Source};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Flush for Barrier {
 fn region(pmr: &Pmr) -> Region {
     Region {
         read_only: pmr.read_only_reason().map(ToString::to_string),
-        flusher: Some(Flusher(Arc::new(Barrier(pmr.clone())))),
+        flusher: Some(Handle(Arc::new(Barrier(pmr.clone())))),
         // Stores must leave the CPU's caches; the barrier does the rest.
         ..Region::plain(pmr.range.clone(), NvmeSource.name())
     }

@@ -2,7 +2,7 @@
 
 use crate::dev::virtio::pmem::{self, PciDevice};
 use crate::error::Result;
-use crate::pmem::region::{Flush, Flusher, Found, Region, Source};
+use crate::pmem::region::{Flush, Found, Handle, Region, Source};
 use alloc::string::String;
 
 /// The memory of all devices.
@@ -30,7 +30,7 @@ impl Source for VirtioPmemSource {
     fn discover(&self, found: &mut Found) {
         for device in pmem::devices() {
             let region = Region {
-                flusher: Some(Flusher(device.clone())),
+                flusher: Some(Handle(device.clone())),
                 // What the CPU's caches hold, the host doesn't flush.
                 ..Region::plain(device.range().clone(), self.name())
             };
