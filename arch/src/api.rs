@@ -65,6 +65,7 @@ const _: () = {
     let _: unsafe fn() = irq::init_cpu;
     let _: fn(u64, Ipi) = irq::send_ipi;
     let _: fn(u32) -> Result<(), IrqError> = irq::enable_line;
+    let _: fn(u32) -> Result<(), IrqError> = irq::enable_edge_line;
     let _: fn(u32, DmaMemory<'_>) -> Result<Msi, IrqError> = irq::allocate_msi;
     let _: fn() -> &'static str = irq::controller_name;
 };

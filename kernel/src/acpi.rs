@@ -14,6 +14,7 @@
 //! ACPI 6.5: 5.2.5 (RSDP), 5.2.6 (header), 5.2.7 and 5.2.8 (RSDT, XSDT).
 
 pub mod aml;
+pub mod events;
 mod machine;
 pub mod numa;
 pub mod subtable;

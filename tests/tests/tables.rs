@@ -73,3 +73,48 @@ fn an_unarmed_nvdimm_is_not_written() {
     let after = std::fs::read(&image).expect("the image");
     assert!(before == after, "an unarmed device was written to");
 }
+
+/// Boots with this code as an SSDT beside QEMU's own, and an NVDIMM, for which
+/// the firmware's code is run.
+fn boots_with_code(name: &str, code: &[u8]) -> quire_tests::Output {
+    let lab = Lab::new(name);
+    let file = lab.path("ssdt");
+    std::fs::write(&file, code).expect("the table");
+    lab.quire(Arch::X86_64)
+        .own_state()
+        .args(["--qemu-arg", "-acpitable", "--qemu-arg"])
+        .arg(format!("sig=SSDT,rev=2,data={}", file.display()))
+        .exec("pmem list; echo alive")
+        .ok()
+}
+
+/// Code that nests without end is stopped before the stack is: expressions,
+/// a method that calls itself, and both.
+#[test]
+fn firmware_code_that_nests_is_an_error() {
+    // Store (Add (Add (… One …, One), One), Debug)
+    let depth = 3000;
+    let mut sum = vec![0x72; depth];
+    sum.push(1);
+    sum.extend([1, 0].repeat(depth));
+    let mut code = vec![0x70];
+    code.extend(&sum);
+    code.extend([0x5b, 0x31]);
+    // Method (RECU) { Return (Add (RECU (), One)) }, and a call.
+    code.extend([0x14, 0x0e]);
+    code.extend(b"RECU\0");
+    code.extend([0xa4, 0x72]);
+    code.extend(b"RECU");
+    code.extend([1, 0]);
+    code.extend(b"RECU");
+    let output = boots_with_code("ssdt-nested", &code)
+        .says("nested too deep")
+        .says("stack-left=");
+    let text = output.text();
+    assert!(text.contains("region0") && text.contains("alive"), "{text}");
+}
+
+#[test]
+fn firmware_code_of_random_bytes_does_no_harm() {
+    boots_with_code("ssdt-random", &Numbers::new(7).bytes(2000));
+}

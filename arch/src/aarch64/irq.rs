@@ -311,6 +311,15 @@ pub(super) fn enable_private(intid: u32) -> bool {
 /// Lets a device line (an INTID from 32 on) interrupt this CPU. Callers
 /// serialise.
 pub fn enable_line(line: u32) -> Result<(), IrqError> {
+    enable(line, Trigger::Level)
+}
+
+/// As [`enable_line`], of a line that pulses.
+pub fn enable_edge_line(line: u32) -> Result<(), IrqError> {
+    enable(line, Trigger::Edge)
+}
+
+fn enable(line: u32, trigger: Trigger) -> Result<(), IrqError> {
     let id = int_id(line)
         .filter(|id| id.is_spi())
         .ok_or(IrqError::NoLine(line))?;
@@ -323,7 +332,7 @@ pub fn enable_line(line: u32) -> Result<(), IrqError> {
             // The checks above are what these could complain about.
             let set = distributor
                 .set_group(id, Group::Group1NS)
-                .and_then(|()| distributor.set_trigger(id, Trigger::Level))
+                .and_then(|()| distributor.set_trigger(id, trigger))
                 .and_then(|()| distributor.set_routing(id, Some(cpu::hardware_id())))
                 .and_then(|()| distributor.enable_interrupt(id, true));
             distributor.wait_for_pending_write();
@@ -331,7 +340,7 @@ pub fn enable_line(line: u32) -> Result<(), IrqError> {
         }
         GIC2 => {
             let mut gic = gic2().ok_or(IrqError::NotReady)?;
-            gic.set_trigger(id, Trigger::Level);
+            gic.set_trigger(id, trigger);
             let target = percpu::this().target.load(Ordering::Relaxed) as u8;
             if let Some(register) = target_byte(line) {
                 // SAFETY: inside the mapped distributor; byte accesses are

@@ -39,6 +39,11 @@ pub fn enable_line(line: u32) -> Result<(), IrqError> {
     Err(IrqError::NoLine(line))
 }
 
+/// As [`enable_line`], of a line that pulses.
+pub fn enable_edge_line(line: u32) -> Result<(), IrqError> {
+    Err(IrqError::NoLine(line))
+}
+
 /// A message-signalled interrupt for a device: none on the host.
 pub fn allocate_msi(_requester: u32, _memory: DmaMemory<'_>) -> Result<Msi, IrqError> {
     Err(IrqError::NoVector)

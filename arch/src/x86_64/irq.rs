@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use x86_64::instructions::port::Port;
 
-use super::pure::madt::{Madt, Nmi};
+use super::pure::madt::{Madt, Nmi, Signal};
 use super::{cpu, ioapic, lapic, percpu, time, vector};
 use crate::platform::MapDevice;
 pub use crate::platform::{DmaMemory, IrqError, Msi};
@@ -107,13 +107,26 @@ pub fn send_ipi(hardware_id: u64, ipi: Ipi) {
 /// must quiet it before it returns.
 pub fn enable_line(line: u32) -> Result<(), IrqError> {
     let madt = madt().ok_or(IrqError::NotReady)?;
+    enable(line, madt.signal(line))
+}
+
+/// As [`enable_line`], of a line that pulses, whatever the MADT says of it.
+pub fn enable_edge_line(line: u32) -> Result<(), IrqError> {
+    let signal = Signal {
+        low: false,
+        level: false,
+    };
+    enable(line, signal)
+}
+
+fn enable(line: u32, signal: Signal) -> Result<(), IrqError> {
     let vector = u8::try_from(line)
         .ok()
         .and_then(|l| l.checked_add(vector::LINES))
         .filter(|v| *v < vector::LINES_END)
         .ok_or(IrqError::NoVector)?;
     let id = cpu::hardware_id() as u32;
-    if ioapic::route(line, madt.signal(line), id, Some(vector)) {
+    if ioapic::route(line, signal, id, Some(vector)) {
         Ok(())
     } else {
         Err(IrqError::NoLine(line))

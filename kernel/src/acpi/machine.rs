@@ -194,6 +194,10 @@ impl Host for Machine {
         crate::sched::sleep_ns(ns);
     }
 
+    fn stack_left(&self) -> u64 {
+        mm::stack::left().unwrap_or(u64::MAX)
+    }
+
     fn notify(&mut self, device: &Path, value: u64) {
         log::info!("acpi: notify device={device} value={value:#x}");
         if self.notifications.len() < 64 {
@@ -223,7 +227,11 @@ fn start() -> Aml<Machine> {
         }
     }
     let ns = crate::sched::now_ns().saturating_sub(start);
-    log::info!("acpi: aml objects={} ns={ns}", aml.len());
+    log::info!(
+        "acpi: aml objects={} ns={ns} stack-left={}",
+        aml.len(),
+        aml.stack_left()
+    );
     aml
 }
 

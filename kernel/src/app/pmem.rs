@@ -79,6 +79,13 @@ pub fn examine() -> alloc::vec::Vec<Finding> {
     found
 }
 
+/// Waits for DIMMs and regions that come, at most so long: a line for each that
+/// nobody has read yet.
+pub fn wait_for_changes(wait: core::time::Duration) -> alloc::vec::Vec<alloc::string::String> {
+    let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    crate::pmem::hotplug::wait(crate::sched::now_ns().saturating_add(wait))
+}
+
 /// Where a region is near, and how it is reached.
 pub fn locality(region: &Region) -> describe::Object {
     describe::locality(region, crate::acpi::numa::this_machine())

@@ -45,6 +45,20 @@ pub(super) fn bottom(slot: u64) -> VirtAddr {
     STACKS + slot * STACK_SLOT + (STACK_SLOT - STACK_SIZE)
 }
 
+/// Bytes that are left on the kernel stack that the caller runs on; `None` on
+/// another stack (the host's).
+pub fn left() -> Option<u64> {
+    left_at(arch::backtrace::frame_pointer())
+}
+
+fn left_at(at: VirtAddr) -> Option<u64> {
+    if !arch::layout::in_stacks(at) {
+        return None;
+    }
+    let slot = (at.0 - STACKS.0) / STACK_SLOT;
+    Some(at.0.saturating_sub(bottom(slot).0))
+}
+
 impl Stack {
     /// A stack; its content is arbitrary.
     pub fn new() -> Result<Self> {
@@ -109,5 +123,21 @@ impl Drop for Stack {
             POOL.lock().empty.push(self.slot);
         }
         // A slot that can't be unmapped is left alone for good.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_counts_from_the_bottom() {
+        for slot in [0, 1, 77] {
+            let bottom = bottom(slot);
+            assert_eq!(left_at(bottom + STACK_SIZE - 16), Some(STACK_SIZE - 16));
+            assert_eq!(left_at(bottom + 8), Some(8));
+            assert_eq!(left_at(bottom - 8), Some(0), "in the guard");
+        }
+        assert_eq!(left(), None, "a thread of the host");
     }
 }

@@ -41,7 +41,7 @@ impl Reach for DirectMap {
 }
 
 /// This machine, as the loader described it.
-struct ThisMachine;
+pub(super) struct ThisMachine;
 
 impl Machine for ThisMachine {
     fn is_ram(&self, range: Range<u64>) -> bool {
@@ -101,6 +101,7 @@ pub fn start() {
     super::failure::start();
     super::init(&sources, &ThisMachine, &reach);
     super::cxl::service::attached();
+    super::hotplug::start();
 }
 
 /// Adds a region that appeared after the start.

@@ -12,6 +12,7 @@
 //! | [`region`] | what sources have found, checked and named |
 //! | [`namespace`] | `pmem0`, …: claims, and the memory for the file system |
 //! | [`lifecycle`] | detaching and attaching at run time |
+//! | [`hotplug`] | NVDIMMs that come at run time |
 //! | [`badblocks`] | bytes that are lost |
 //! | [`failure`] | machine checks and their like |
 //! | [`describe`] | listings, with `ndctl`'s keys |
@@ -28,6 +29,7 @@ mod direct;
 pub mod doctor;
 pub mod failure;
 pub mod firmware;
+pub mod hotplug;
 pub mod identity;
 pub mod info;
 pub mod label;

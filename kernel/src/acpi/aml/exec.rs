@@ -16,6 +16,9 @@ use alloc::vec::Vec;
 
 /// Terms, blocks and calls within each other.
 const MAX_DEPTH: usize = 72;
+/// Bytes of stack that must be left to go deeper: for what a term calls (a
+/// register that must be mapped, a message of the log) and for interrupts.
+const STACK_RESERVE: u64 = 20 << 10;
 /// Methods that call each other.
 const MAX_CALLS: usize = 24;
 /// What one evaluation may do: terms and register accesses,
@@ -56,6 +59,8 @@ pub(super) struct Interpreter<H> {
     frames: Vec<Frame>,
     serial: u64,
     depth: usize,
+    /// The least stack that was left so far.
+    pub stack_left: u64,
     steps: u32,
     bytes: usize,
     kept: usize,
@@ -75,6 +80,7 @@ impl<H: Host> Interpreter<H> {
             frames: Vec::new(),
             serial: 0,
             depth: 0,
+            stack_left: u64::MAX,
             steps: 0,
             bytes: 0,
             kept: 0,
@@ -157,7 +163,11 @@ impl<H: Host> Interpreter<H> {
     }
 
     pub fn enter(&mut self, cur: &Cursor) -> Result<()> {
-        if self.depth >= MAX_DEPTH {
+        // Frames differ with the compiler and the CPU, and so does what the
+        // caller has used of the stack: it is measured, not guessed.
+        let left = self.host.stack_left();
+        self.stack_left = self.stack_left.min(left);
+        if self.depth >= MAX_DEPTH || left < STACK_RESERVE {
             return Err(cur.error("nested too deep"));
         }
         self.depth = self.depth.saturating_add(1);

@@ -33,6 +33,8 @@ pub trait Host: Send {
     fn now_ns(&self) -> u64;
     /// Waits so many nanoseconds.
     fn wait_ns(&self, ns: u64);
+    /// Bytes that are left on the stack.
+    fn stack_left(&self) -> u64;
     /// Firmware tells of something that happened to a device.
     fn notify(&mut self, device: &Path, value: u64);
 }

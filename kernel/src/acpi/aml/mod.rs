@@ -149,6 +149,11 @@ impl<H: Host> Aml<H> {
         false
     }
 
+    /// The least stack that was left at any step since the start.
+    pub fn stack_left(&self) -> u64 {
+        self.machine.stack_left
+    }
+
     /// The machine that it runs on.
     pub fn host(&mut self) -> &mut H {
         &mut self.machine.host

@@ -21,6 +21,9 @@ pub(crate) struct Model {
     /// How much later each look at the clock is.
     pub tick: u64,
     pub notified: Vec<(Path, u64)>,
+    /// Stack that is left, and how much less there is at each question.
+    pub stack: core::cell::Cell<u64>,
+    pub stack_step: u64,
     /// Answers a call: handle, revision, function, argument.
     pub answer: Box<Answer>,
 }
@@ -33,6 +36,8 @@ impl Model {
             now: core::cell::Cell::new(0),
             tick: 50_000_000,
             notified: Vec::new(),
+            stack: core::cell::Cell::new(64 << 10),
+            stack_step: 0,
             answer: Box::new(|_, _, _, _| vec![1, 0, 0, 0]),
         }
     }
@@ -88,6 +93,12 @@ impl Host for Model {
 
     fn wait_ns(&self, ns: u64) {
         self.now.set(self.now.get().saturating_add(ns));
+    }
+
+    fn stack_left(&self) -> u64 {
+        let left = self.stack.get();
+        self.stack.set(left.saturating_sub(self.stack_step));
+        left
     }
 
     fn notify(&mut self, device: &Path, value: u64) {
@@ -490,4 +501,30 @@ proptest! {
         exercise(&table(&method(b"TEST", 0, &code)));
         exercise(&table(&code));
     }
+}
+
+#[test]
+fn code_goes_no_deeper_than_the_stack_allows() {
+    // Add (Add (… 1 …, 1), 1): nests far less than any count forbids.
+    let depth = 30;
+    let mut code = vec![0x72; depth];
+    code.push(1);
+    code.extend([1, 0].repeat(depth));
+    let returns = op(&[0xa4], &[&code]);
+    let evaluate = |stack_step| {
+        let mut model = Model::new(0x1000);
+        model.stack_step = stack_step;
+        let mut aml = Aml::new(model, 2);
+        assert_eq!(aml.load("T", &table(&method(b"DEEP", 0, &returns))), []);
+        aml.host().stack.set(64 << 10);
+        let value = aml.evaluate(&Path::parse("\\DEEP"), Vec::new());
+        (value, aml.stack_left())
+    };
+    let (value, left) = evaluate(100);
+    assert_eq!(value, Ok(Some(Value::Integer(depth as u64 + 1))));
+    assert!((50 << 10..64 << 10).contains(&left), "{left}");
+    let (value, left) = evaluate(4000);
+    assert!(value.unwrap_err().to_string().contains("nested too deep"));
+    // It stops in time: less than one more frame below what is kept.
+    assert!(((20 << 10) - 4000..20 << 10).contains(&left), "{left}");
 }

@@ -42,7 +42,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "pmem",
         "discovery",
-        "list [-iv]|health|doctor|scrub [--json] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
+        "list [-iv]|health|doctor|scrub [--json] | monitor [-t SECONDS] | detach [-t SECONDS] DEV | attach DEV | create [OPTION]... | destroy DEV [--force] | rename DEV NAME | resize DEV SIZE | label init|zero|read|check [DIMM]",
         "show persistent memory: DIMMs, regions, namespaces, or their state; take a namespace away and bring it back; make and delete namespaces and labels",
         &[
             valued(
@@ -105,7 +105,7 @@ pub(super) const COMMANDS: &[Entry] = &[
                 b't',
                 "timeout",
                 "SECONDS",
-                "detach: wait so long for pins to go; 5 when not said",
+                "detach: wait so long for pins to go; monitor: for a change; 5 when not said",
             ),
             JSON,
         ],
@@ -246,6 +246,7 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
             pmem::attach(&device).map(drop).what(&device)
         }
         [b"doctor"] => super::doctor::doctor(ctx),
+        [b"monitor"] => pmem_monitor(ctx),
         [b"scrub"] => super::doctor::scrub(ctx, None),
         [b"scrub", region] => super::doctor::scrub(ctx, Some(&shown(region))),
         [b"create" | b"create-namespace"] => provision::create(ctx),
@@ -261,21 +262,38 @@ fn pmem_command(ctx: &mut Context) -> Outcome {
         [b"label", b"check"] => provision::label_check(ctx, None),
         [b"label", b"check", dimm] => provision::label_check(ctx, Some(&shown(dimm))),
         _ => usage(
-            "list, health, doctor, scrub, detach DEV, attach DEV, create, destroy DEV, rename DEV NAME, \
+            "list, health, doctor, scrub, monitor, detach DEV, attach DEV, create, destroy DEV, rename DEV NAME, \
              resize DEV SIZE, or label init|zero|read|check DIMM",
         ),
     }
 }
 
-fn pmem_detach(ctx: &Context, device: &str) -> Outcome {
+/// How long a command waits.
+fn patience(ctx: &Context) -> Result<Duration, Failure> {
     let seconds = match ctx.args.value(b't') {
-        None => 5,
-        Some(text) => match crate::options::size(text) {
-            Some(seconds) => seconds,
-            None => return usage("-t takes a number of seconds"),
-        },
+        None => Some(5),
+        Some(text) => crate::options::size(text),
     };
-    pmem::detach(device, Duration::from_secs(seconds)).what(device)
+    match seconds {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => usage("-t takes a number of seconds"),
+    }
+}
+
+fn pmem_detach(ctx: &Context, device: &str) -> Outcome {
+    pmem::detach(device, patience(ctx)?).what(device)
+}
+
+/// Waits for what comes; status 1 when nothing does.
+fn pmem_monitor(ctx: &mut Context) -> Outcome {
+    let lines = pmem::wait_for_changes(patience(ctx)?);
+    for line in &lines {
+        out!(ctx, "{line}\n");
+    }
+    match lines.is_empty() {
+        true => Err(Failure::Status(1)),
+        false => Ok(()),
+    }
 }
 
 fn pmem_list(ctx: &mut Context) -> Outcome {
