@@ -395,10 +395,6 @@ impl<P: Pmem> Ext4<P> {
         let geo = self.geo.clone();
         let first = from.saturating_sub(1).checked_div(geo.desc_per_block);
         let (gdt, _) = geo.gdt_blocks_in(0);
-        let mut sb = self.sb;
-        let incompat = sb.incompat().difference(Incompat::RECOVER);
-        sb.s_feature_incompat = incompat.bits().into();
-        sb.s_state.set(sb.s_state.get() | STATE_VALID);
         for group in (1..geo.groups).filter(|group| geo.has_super(*group)) {
             let start = geo.group_first_block(group);
             // A new one has none of the blocks yet.
@@ -410,9 +406,20 @@ impl<P: Pmem> Ext4<P> {
                 let address = self.media_address(FsBlock(copy));
                 self.store.pmem().write_nt(address, &bytes)?;
             }
+        }
+        self.put_super_copies()
+    }
+
+    /// Brings the copies of the superblock up to date.
+    pub(super) fn put_super_copies(&mut self) -> Result<()> {
+        let mut sb = self.sb;
+        let incompat = sb.incompat().difference(Incompat::RECOVER);
+        sb.s_feature_incompat = incompat.bits().into();
+        sb.s_state.set(sb.s_state.get() | STATE_VALID);
+        for group in (1..self.geo.groups).filter(|group| self.geo.has_super(*group)) {
             sb.s_block_group_nr.set(group as u16);
             seal(&mut sb);
-            let address = self.media_address(FsBlock(start));
+            let address = self.media_address(FsBlock(self.geo.group_first_block(group)));
             self.store.pmem().write_nt(address, sb.as_bytes())?;
         }
         self.store.pmem().fence();

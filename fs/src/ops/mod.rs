@@ -13,5 +13,6 @@ mod orphan;
 mod park;
 mod shift;
 pub(crate) mod transaction;
+mod tune;
 
 pub use data::Fallocate;

@@ -556,6 +556,30 @@ fn with_device(bytes: Vec<u8>) -> Vfs {
 }
 
 #[test]
+fn a_file_system_is_named_and_grows() {
+    let vfs = with_device(alloc::vec![0; 24 << 20]);
+    ok(&vfs, "mkfs.ext4 pmem0");
+    let uuid = "12345678-9abc-4def-8123-456789abcdef";
+    let set = alloc::format!("tune2fs -L data -O metadata_csum_seed -U {uuid} pmem0");
+    ok(&vfs, &set);
+    ok(&vfs, "mount -o rw pmem0 /p");
+    assert!(ok(&vfs, "df --json /p").contains("\"label\":\"data\""));
+    ok(&vfs, "tune2fs -L other pmem0; umount /p; mount pmem0 /p");
+    assert!(ok(&vfs, "df --json /p").contains("\"label\":\"other\""));
+    fails(&vfs, "tune2fs -L x pmem0", 1, "read-only");
+    ok(&vfs, "umount /p");
+    assert_eq!(
+        ok(&vfs, "resize2fs pmem0; fsck pmem0 > /dev/null"),
+        "pmem0: 24M, 6144 blocks of 4096 bytes\n"
+    );
+    fails(&vfs, "resize2fs pmem0 4M", 1, "smaller");
+    fails(&vfs, "resize2fs pmem0 25M", 1, "no space");
+    fails(&vfs, "tune2fs pmem0", 2, "nothing to set");
+    fails(&vfs, "tune2fs -U 12 pmem0", 2, "32 hexadecimal digits");
+    fails(&vfs, "tune2fs -L 12345678901234567 pmem0", 2, "16 bytes");
+}
+
+#[test]
 fn a_file_system_is_made_once_and_mounted() {
     let vfs = with_device(alloc::vec![0; 16 << 20]);
     fails(&vfs, "mount pmem0 /p", 1, "error: mount: pmem0: ");

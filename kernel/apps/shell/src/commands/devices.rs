@@ -73,6 +73,29 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: resize2fs,
     },
     Entry {
+        name: "tune2fs",
+        area: "devices",
+        usage: "[-L LABEL] [-O metadata_csum_seed] [-U UUID] DEV",
+        help: "set a file system's label or UUID, mounted or not",
+        options: Some(&[
+            valued(
+                b'L',
+                "label",
+                "LABEL",
+                "the volume's name, 16 bytes at most",
+            ),
+            valued(
+                b'O',
+                "feature",
+                "metadata_csum_seed",
+                "let checksums not depend on the UUID, so that it can change",
+            ),
+            valued(b'U', "uuid", "UUID", "the UUID"),
+        ]),
+        machine: false,
+        run: tune2fs,
+    },
+    Entry {
         name: "fsck",
         area: "devices",
         usage: "[--json] DEV",
@@ -169,11 +192,11 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
         journal: !ctx.args.has_long("no-journal"),
         ..MkfsOptions::default()
     };
-    if let Some(label) = ctx.args.value(b'L') {
-        let Some(place) = options.label.get_mut(..label.len()) else {
-            return usage("a label has 16 bytes at most");
-        };
-        place.copy_from_slice(label);
+    if let Some(text) = ctx.args.value(b'L') {
+        match label(text) {
+            Some(label) => options.label = label,
+            None => return usage("a label has 16 bytes at most"),
+        }
     }
     if let Some(text) = ctx.args.value(b'b') {
         match size(text).map(u32::try_from) {
@@ -192,6 +215,64 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
         uuid(&options.uuid),
     );
     Ok(())
+}
+
+/// A label as the superblock has it.
+fn label(text: &[u8]) -> Option<[u8; 16]> {
+    let mut label = [0; 16];
+    label.get_mut(..text.len())?.copy_from_slice(text);
+    Some(label)
+}
+
+/// A UUID of 32 digits, with or without the dashes.
+fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
+    let mut uuid = [0_u8; 16];
+    let mut digits = 0;
+    for byte in text.iter().filter(|byte| **byte != b'-') {
+        let digit = char::from(*byte).to_digit(16)? as u8;
+        let place = uuid.get_mut(digits / 2)?;
+        *place = *place << 4 | digit;
+        digits += 1;
+    }
+    (digits == 32).then_some(uuid)
+}
+
+fn tune2fs(ctx: &mut Context) -> Outcome {
+    let [device] = &ctx.args.operands[..] else {
+        return usage("one device");
+    };
+    let device = shown(device);
+    let label = match ctx.args.value(b'L').map(label) {
+        Some(None) => return usage("a label has 16 bytes at most"),
+        Some(label) => label,
+        None => None,
+    };
+    let uuid = match ctx.args.value(b'U').map(parse_uuid) {
+        Some(None) => return usage("a UUID has 32 hexadecimal digits"),
+        Some(uuid) => uuid,
+        None => None,
+    };
+    let keeps_seed = match ctx.args.value(b'O') {
+        Some(b"metadata_csum_seed") => true,
+        Some(_) => return usage("-O takes metadata_csum_seed"),
+        None => false,
+    };
+    if label.is_none() && uuid.is_none() && !keeps_seed {
+        return usage("nothing to set");
+    }
+    let result = ctx.vfs().maintain(&device, &mut |fs| {
+        if keeps_seed {
+            fs.keep_checksum_seed()?;
+        }
+        if let Some(uuid) = uuid {
+            fs.set_uuid(uuid)?;
+        }
+        if let Some(label) = label {
+            fs.set_label(label)?;
+        }
+        Ok(())
+    });
+    result.what(&device)
 }
 
 fn resize2fs(ctx: &mut Context) -> Outcome {
