@@ -219,7 +219,7 @@ pub const TESTS: &[crate::selftest::Test] = &[crate::selftest::Test {
 #[cfg(target_os = "none")]
 fn a_read_that_meets_an_error_ends() -> core::result::Result<(), alloc::string::String> {
     use super::identity::Identity;
-    use super::region::{PersistenceDomain, Region};
+    use super::region::Region;
     use crate::check;
     use alloc::string::ToString;
     use alloc::sync::Arc;
@@ -231,16 +231,7 @@ fn a_read_that_meets_an_error_ends() -> core::result::Result<(), alloc::string::
     let text = |e: Error| e.to_string();
     let region = Region {
         dev: "hole".into(),
-        range: HOLE..HOLE + LEN,
-        numa_node: None,
-        iset_id: None,
-        mappings: alloc::vec::Vec::new(),
-        persistence_domain: PersistenceDomain::MemoryController,
-        read_only: None,
-        flush_hints: alloc::vec::Vec::new(),
-        flusher: None,
-        source: "test",
-        compat_iset_id: None,
+        ..Region::plain(HOLE..HOLE + LEN, "test")
     };
     let identity = Identity::whole(0, &region);
     let reach = Arc::new(super::DirectMap);
