@@ -54,28 +54,37 @@ impl Inner {
         write: bool,
     ) -> Result<u64> {
         let map = self.file.device.pgmap();
-        let (Some((chunk, true)), Some(run)) = (entered.chunk(), self.file.remembered(block))
-        else {
+        let Some((chunk, true)) = entered.chunk() else {
             return Ok(0);
         };
         let page = block % BLOCKS;
-        let end = (block + count)
+        let mut end = (block + count)
             .min(block - page + BLOCKS)
-            .min(run.end)
             .min(self.blocks().end);
         // Pages that are lost, or the mapping's own, have their own faults.
-        if end <= block || chunk.large() != Slot::Empty || map.has_poison() || self.has_own() {
+        if end <= block || map.has_poison() || self.has_own() {
             return Ok(0);
         }
-        let first = FolioId {
-            page: run.page_of(block).unwrap_or(run.page),
-            size: PageSize::Size4K,
+        let (first, new) = match chunk.find(page).1 {
+            Slot::Mapped(folio) => (folio, false),
+            Slot::Empty => match self.file.remembered(block) {
+                Some(run) => {
+                    end = end.min(run.end);
+                    let page = run.page + (block - run.start);
+                    let size = PageSize::Size4K;
+                    (FolioId { page, size }, true)
+                }
+                None => return Ok(0),
+            },
+            Slot::Zero(_) => return Ok(0),
         };
-        let (count, new) = alike(chunk, page, end - block, first);
-        let counted = match (count, new) {
-            (0, _) => return Ok(0),
-            (_, true) => self.associate(chunk, block, first, count)?,
-            (_, false) => map.map_leaves_run(first, count)?,
+        if first.size != PageSize::Size4K {
+            return Ok(0);
+        }
+        let count = alike(chunk, page, end - block, first, new);
+        let counted = match new {
+            true => self.associate(chunk, block, first, count)?,
+            false => map.map_leaves_run(first, count)?,
         };
         if counted == 0 {
             return Ok(0);
@@ -118,14 +127,13 @@ impl Inner {
     }
 }
 
-/// How many of `count` pages of a chunk from `page` on have no entry (true), or
-/// the one for the frame that follows from `first` (false).
-fn alike(chunk: &Chunk, page: u64, count: u64, first: FolioId) -> (u64, bool) {
-    let new = chunk.find(page).1 == Slot::Empty;
+/// How many of `count` pages of a chunk from `page` on have no entry (`new`), or
+/// the one for the frame that follows from `first`.
+fn alike(chunk: &Chunk, page: u64, count: u64, first: FolioId, new: bool) -> u64 {
     let fits = |nth: &u64| match chunk.find(page + nth).1 {
         Slot::Empty => new,
         Slot::Mapped(folio) => !new && folio.page == first.page + nth,
         Slot::Zero(_) => false,
     };
-    ((0..count).take_while(fits).count() as u64, new)
+    (0..count).take_while(fits).count() as u64
 }

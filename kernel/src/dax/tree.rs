@@ -169,6 +169,12 @@ pub struct Chunk {
 // SAFETY: an unlocked chunk of empty slots without marks.
 unsafe impl Zeroed for Chunk {}
 
+/// The words of a chunk's marks that have a bit of `pages`.
+fn words(pages: &Range<u64>) -> Range<usize> {
+    let end = pages.end.min(BLOCKS).div_ceil(WORD) as usize;
+    (pages.start / WORD) as usize..end
+}
+
 /// The bits of `pages` that stand in word `word` of a chunk's marks.
 fn mask(word: usize, pages: &Range<u64>) -> u64 {
     let base = word as u64 * WORD;
@@ -265,9 +271,16 @@ impl Chunk {
     /// Marks pages as stored to.
     #[inline]
     pub fn mark(&self, pages: Range<u64>) {
-        for (word, bits) in self.dirty.iter().enumerate() {
-            let mask = mask(word, &pages);
-            if mask != 0 && bits.load(Ordering::Relaxed) & mask != mask {
+        if pages == (0..BLOCKS) {
+            // As below, for all.
+            self.dirty
+                .iter()
+                .for_each(|bits| bits.store(u64::MAX, Ordering::Relaxed));
+            return;
+        }
+        for word in words(&pages) {
+            let (bits, mask) = (&self.dirty[word], mask(word, &pages));
+            if bits.load(Ordering::Relaxed) & mask != mask {
                 bits.fetch_or(mask, Ordering::Relaxed);
             }
         }
@@ -284,10 +297,10 @@ impl Chunk {
     /// Takes the marks of pages away; returns them.
     pub fn take(&self, pages: &Range<u64>) -> Marks {
         let mut taken = Marks::default();
-        for (word, (bits, taken)) in self.dirty.iter().zip(&mut taken.0).enumerate() {
-            let mask = mask(word, pages);
-            if mask != 0 && bits.load(Ordering::Relaxed) & mask != 0 {
-                *taken = bits.fetch_and(!mask, Ordering::Relaxed) & mask;
+        for word in words(pages) {
+            let (bits, mask) = (&self.dirty[word], mask(word, pages));
+            if bits.load(Ordering::Relaxed) & mask != 0 {
+                taken.0[word] = bits.fetch_and(!mask, Ordering::Relaxed) & mask;
             }
         }
         taken
@@ -296,8 +309,8 @@ impl Chunk {
     /// The marks of pages.
     pub fn marks(&self, pages: &Range<u64>) -> Marks {
         let mut marks = Marks::default();
-        for (word, (bits, mark)) in self.dirty.iter().zip(&mut marks.0).enumerate() {
-            *mark = bits.load(Ordering::Relaxed) & mask(word, pages);
+        for word in words(pages) {
+            marks.0[word] = self.dirty[word].load(Ordering::Relaxed) & mask(word, pages);
         }
         marks
     }

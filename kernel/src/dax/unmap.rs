@@ -14,7 +14,7 @@ use quire_arch::table::{LeafRun, LeafRuns};
 use quire_arch::{PageSize, VirtAddr};
 
 /// At most so many runs between two shoot-downs.
-const ROOM: u64 = 4096;
+const ROOM: u64 = 512;
 
 /// At most so many pages under one hold of the address space's lock.
 const STEP: u64 = 64 << 10;

@@ -243,14 +243,26 @@ impl Descriptor {
     /// `leaves` leaves are cleared **and** shot down in every CPU: mapcounts and
     /// references go in one step, so that the folio never looks busy by its own
     /// leaves. Returns the counts after.
-    #[inline]
     pub fn drop_leaves(&self, leaves: u32) -> Counts {
+        self.drop_leaves_unless_last(leaves).unwrap_or_default()
+    }
+
+    /// As [`drop_leaves`](Self::drop_leaves); `None` when these leaves were all
+    /// that the folio had, as is mostly so: then both counts are 0.
+    #[inline]
+    pub fn drop_leaves_unless_last(&self, leaves: u32) -> Option<Counts> {
         // As in `put_many`.
         let gone = (Counts::REF + Counts::MAP) * u64::from(leaves);
         let before = self.counts.fetch_sub(gone, Ordering::AcqRel);
         if before == gone {
-            return Counts::default();
+            return None;
         }
+        Some(Self::left_of(before, leaves))
+    }
+
+    /// What is left of counts when leaves have been taken away.
+    #[cold]
+    fn left_of(before: u64, leaves: u32) -> Counts {
         let before = Counts::unpack(before);
         assert!(
             before.maps >= leaves && before.refs >= before.maps,

@@ -281,16 +281,20 @@ impl Pgmap {
             }
             let wanted = ((end - page) / size.pages()) as usize;
             let records = self.records_from(page, size);
-            for record in records.iter().take(wanted) {
+            let records = records.get(..wanted).unwrap_or(records);
+            let mut last = 0;
+            for record in records {
                 debug_assert_eq!(record.state(), State::Whole);
-                let counts = record.drop_leaves(1);
-                // Mostly it was the only one.
-                if counts == Counts::default() {
-                    freed += 1;
-                } else {
-                    wake |= wakes(counts);
+                match record.drop_leaves_unless_last(1) {
+                    None => last += 1,
+                    Some(counts) => {
+                        freed += u64::from(counts.refs == 0);
+                        wake |= wakes(counts);
+                    }
                 }
             }
+            freed += last;
+            wake |= last > 0;
             let _ = record;
             page += wanted.min(records.len()).max(1) as u64 * size.pages();
         }
@@ -298,7 +302,7 @@ impl Pgmap {
             self.became_free(freed);
         }
         drop(inside);
-        if (wake || freed > 0) && self.idle.has_waiters() {
+        if wake && self.idle.has_waiters() {
             self.idle.wake_all();
         }
     }
