@@ -492,10 +492,12 @@ impl<P: Pmem> Ext4<P> {
         if inode.has_block_map() {
             inode.raw.i_block = old.i_block;
         }
-        if inode.raw.i_links_count.get() != 0 {
-            replay.gone.remove(&ino);
-        } else if old.i_links_count.get() != 0 {
-            replay.gone.insert(ino);
+        let known = replay.gone.contains(&ino) || replay.nameless.contains(&ino);
+        if inode.raw.i_links_count.get() == 0 && old.i_links_count.get() != 0 && !known {
+            return Err(wrong(
+                "a fast commit takes an inode's links and no name",
+                ino,
+            ));
         }
         self.keep(inode, replay)
     }
@@ -508,13 +510,18 @@ impl<P: Pmem> Ext4<P> {
             nameless,
             gone,
         } = replay;
-        for (ino, inode) in &inodes {
-            let without = nameless.contains(ino) || gone.contains(ino);
-            if without && inode.raw.i_links_count.get() == 0 {
-                self.destroy(&mut inode.clone())?;
-            } else if nameless.contains(ino) {
+        for ino in nameless.union(&gone) {
+            let mut inode = match inodes.get(ino) {
+                Some(inode) => inode.clone(),
+                None => self.load_inode_any(*ino)?,
+            };
+            if inode.raw.i_links_count.get() != 0 {
                 return Err(wrong("a fast commit leaves an inode without a name", *ino));
-            } else {
+            }
+            self.destroy(&mut inode)?;
+        }
+        for ino in inodes.keys() {
+            if !nameless.contains(ino) && !gone.contains(ino) {
                 self.load_inode_any(*ino)?;
             }
         }

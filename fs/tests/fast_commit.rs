@@ -446,6 +446,18 @@ fn what_is_wrong_is_refused_and_left_alone() {
             let raw = raw.clone();
             Box::new(move |f| f.inode(7, &made(&raw, 0o100_600, 0, 1)))
         }),
+        ("no links but names", {
+            let raw = raw.clone();
+            Box::new(move |f| f.inode(a, &made(&raw, 0o100_600, 0, 0)))
+        }),
+        ("links but no names", {
+            let raw = raw.clone();
+            Box::new(move |f| {
+                f.name(UNLINK, d, a, &"n".repeat(255));
+                f.name(UNLINK, 2, a, "a");
+                f.inode(a, &made(&raw, 0o100_600, 0, 1));
+            })
+        }),
         (
             "a name of nothing",
             Box::new(move |f| f.name(CREAT, d, free, "n")),
