@@ -125,24 +125,27 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             return Ok(());
         }
         self.attribute_block(place, &inode)?;
+        let paid = self.value_blocks(&inode, record)?;
         match kind {
-            S_IFREG | S_IFDIR | S_IFLNK => self.with_blocks(ino, &inode, kind, flags, seed)?,
+            S_IFREG | S_IFDIR | S_IFLNK => {
+                self.with_blocks(ino, &inode, kind, flags, (seed, paid))?
+            }
             S_IFCHR | S_IFBLK | S_IFIFO | S_IFSOCK => {}
-            0 if ino == BAD_INO => self.with_blocks(ino, &inode, kind, flags, seed)?,
+            0 if ino == BAD_INO => self.with_blocks(ino, &inode, kind, flags, (seed, paid))?,
             _ => self.problem(place, "i_mode has no known type"),
         }
         Ok(())
     }
 
     /// Claims the blocks of a file, directory or long link, and checks the
-    /// counts that follow from them.
+    /// counts that follow from them; `paid` blocks are values' of attributes.
     fn with_blocks(
         &mut self,
         ino: u32,
         inode: &RawInode,
         kind: u16,
         flags: InodeFlags,
-        seed: u32,
+        (seed, paid): (u32, u64),
     ) -> Result<()> {
         let place = Place::Inode(ino);
         let size = u64::from(inode.i_size_lo.get()) | u64::from(inode.i_size_high.get()) << 32;
@@ -198,6 +201,7 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         let expected = blocks
             .count()
             .saturating_add(acl)
+            .saturating_add(paid)
             .saturating_mul(sectors_per_block);
         self.compare(place, "i_blocks", stored, expected);
         if kind == S_IFLNK {
@@ -334,6 +338,6 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
 }
 
 /// `i_file_acl`.
-fn attribute_location(inode: &RawInode) -> u64 {
+pub(super) fn attribute_location(inode: &RawInode) -> u64 {
     u64::from(inode.i_file_acl_lo.get()) | u64::from(inode.l_i_file_acl_high.get()) << 32
 }

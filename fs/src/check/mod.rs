@@ -16,6 +16,7 @@ mod dirs;
 mod groups;
 mod inodes;
 mod tree;
+mod values;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;

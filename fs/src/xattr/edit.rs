@@ -8,11 +8,12 @@ use alloc::vec::Vec;
 
 use zerocopy::IntoBytes;
 
-use crate::disk::inode::{GOOD_OLD_SIZE, InodeFlags};
+use crate::disk::features::Incompat;
+use crate::disk::inode::GOOD_OLD_SIZE;
 use crate::disk::xattr::{
     ENTRY_HEAD, HEADER_SIZE, IBODY_HEADER_SIZE, INDEX_ACL_ACCESS, INDEX_ACL_DEFAULT, INDEX_SYSTEM,
-    XATTR_MAGIC, XattrEntry, XattrHeader, block_checksum, block_hash, entry_hash, entry_size,
-    split_name, value_size,
+    XATTR_MAGIC, XattrEntry, XattrHeader, block_checksum, block_hash, entry_hash, entry_hash_inode,
+    entry_size, split_name, value_size,
 };
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -170,7 +171,7 @@ impl<P: Pmem> Ext4<P> {
         outside.retain(|a| !is_it(a));
         let mut block_changes = block_changes;
         if let Some(value) = value {
-            let new = Full {
+            let mut new = Full {
                 index,
                 name: name.to_vec(),
                 hash: entry_hash(name, &value, false),
@@ -179,12 +180,23 @@ impl<P: Pmem> Ext4<P> {
                 value_ino: 0,
             };
             let ibody = self.ibody_room(&inode);
+            let room = self.geo.bs().saturating_sub(HEADER_SIZE);
+            let fits = |all: &[Full], room: usize| room_of(all).saturating_add(new.room()) <= room;
+            if !fits(&inside, ibody)
+                && !fits(&outside, room)
+                && self.geo.incompat.contains(Incompat::EA_INODE)
+            {
+                // The value has an inode of its own; the entry remains.
+                let value = core::mem::take(&mut new.value);
+                let (holder, crc) = self.new_value_inode(&mut inode, &value)?;
+                new.value_ino = holder;
+                new.hash = entry_hash_inode(name, crc, false);
+            }
             if room_of(&inside).saturating_add(new.room()) <= ibody {
                 inside.push(new);
             } else {
                 outside.push(new);
                 block_changes = true;
-                let room = self.geo.bs().saturating_sub(HEADER_SIZE);
                 if room_of(&outside) > room {
                     return Err(Error::NoSpace);
                 }
@@ -209,27 +221,6 @@ impl<P: Pmem> Ext4<P> {
         let mut inside = self.full(inode, self.ibody_area(inode)?)?;
         inside.retain(|a| !(a.index == INDEX_SYSTEM && a.name == b"data"));
         self.put_ibody(inode, &inside)
-    }
-
-    /// One attribute less has its value in this inode; the last one frees
-    /// it. The count stands in the fields of the change time and version.
-    fn drop_value_inode(&mut self, ino: u32) -> Result<()> {
-        let mut holder = self.load_inode(ino)?;
-        if !holder.has(InodeFlags::EA_INODE) || holder.file_acl() != 0 {
-            return Err(Error::inode("not an attribute inode", ino));
-        }
-        let high = u64::from(holder.raw.i_ctime.get()) << 32;
-        let left = (high | u64::from(holder.raw.l_i_version.get())).saturating_sub(1);
-        if left == 0 {
-            // It has no attributes of its own that would need counting.
-            if holder.has_block_map() {
-                self.map_remove(&mut holder, 0, 1 << 32)?;
-            }
-            return self.free_inode(&mut holder);
-        }
-        holder.raw.i_ctime.set((left >> 32) as u32);
-        holder.raw.l_i_version.set(left as u32);
-        self.put_inode(&mut holder)
     }
 
     fn put_ibody(&mut self, inode: &Inode, all: &[Full]) -> Result<()> {

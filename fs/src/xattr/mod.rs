@@ -3,6 +3,7 @@
 
 mod acl;
 mod edit;
+mod value;
 
 use alloc::vec;
 use alloc::vec::Vec;
