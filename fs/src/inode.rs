@@ -186,6 +186,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// An inode that users may name: the root and those past the reserved
     /// ones.
+    #[inline]
     pub(crate) fn inode(&self, ino: Ino) -> Result<Inode> {
         if !self.geo.is_valid_ino(ino.0) {
             return Err(Error::inode("inode number", ino.0));
@@ -218,6 +219,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// An inode with names.
+    #[inline]
     pub(crate) fn load_inode(&self, ino: u32) -> Result<Inode> {
         let inode = self.load_inode_any(ino)?;
         if inode.raw.i_links_count.get() == 0 {
@@ -227,7 +229,16 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// An inode that is in use, perhaps without a name.
+    #[inline]
     pub(crate) fn load_inode_any(&self, ino: u32) -> Result<Inode> {
+        match self.inodes.get(ino) {
+            Some(inode) => Ok(inode.clone()),
+            None => self.read_inode(ino),
+        }
+    }
+
+    /// The same from the media or the running transaction.
+    fn read_inode(&self, ino: u32) -> Result<Inode> {
         let (block, off) = self.inode_location(ino)?;
         let size = usize::from(self.geo.inode_size);
         let mut raw = [0; RAW_INODE_SIZE];
@@ -424,6 +435,7 @@ impl<P: Pmem> Ext4<P> {
 
     /// An inode that users may know: one with names, or one that lost its
     /// last name while it was open.
+    #[inline]
     pub(crate) fn inode_or_orphan(&self, ino: Ino) -> Result<Inode> {
         if !self.geo.is_valid_ino(ino.0) {
             return Err(Error::inode("inode number", ino.0));
@@ -479,28 +491,35 @@ impl<P: Pmem> Ext4<P> {
     pub(crate) fn put_inode(&mut self, inode: &mut Inode) -> Result<()> {
         let fields = inode.fields.min(RAW_INODE_SIZE);
         let bytes = inode.raw.as_bytes().get(..fields).unwrap_or(&[]);
-        self.put_record(inode.ino, inode.block, inode.off, bytes)?;
+        self.put_record(inode.ino, inode.block, inode.off, 0, bytes)?;
         self.touched
             .note(inode.ino, self.store.tid(), inode.data_changed);
         inode.data_changed = false;
+        if inode.raw.i_mode.get() == 0 {
+            self.inodes.remove(inode.ino);
+        } else {
+            self.inodes.set(inode);
+        }
         Ok(())
     }
 
-    /// Changes an inode's record from its start; its checksum follows at
-    /// commit.
+    /// Changes an inode's record, which stands at `off`, from its byte `from`
+    /// on; its checksum follows at commit.
     pub(crate) fn put_record(
         &mut self,
         ino: u32,
         block: u64,
         off: usize,
+        from: usize,
         bytes: &[u8],
     ) -> Result<()> {
+        let at = off.saturating_add(from);
         if !self.geo.has_csum() {
-            return self.store.put(block, off, bytes);
+            return self.store.put(block, at, bytes);
         }
         let index = self.index_in_block(off);
         let seal = Seal::Inodes(ino.saturating_sub(index), 1_u64.wrapping_shl(index));
-        self.store.put_unsealed(block, off, bytes, seal)
+        self.store.put_unsealed(block, at, bytes, seal)
     }
 
     /// Which inode of its block a record is.

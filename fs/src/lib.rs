@@ -42,6 +42,7 @@ mod geometry;
 mod group;
 mod inline;
 mod inode;
+mod inode_cache;
 pub mod journal;
 mod map;
 pub mod mkfs;

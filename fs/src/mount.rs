@@ -54,6 +54,8 @@ pub struct Ext4<P> {
     /// Set when a commit failed half-way: nothing is written any more.
     pub(crate) failed: bool,
     pub(crate) alloc: crate::allocate::hints::Hints,
+    /// Inodes that were changed last.
+    pub(crate) inodes: crate::inode_cache::Inodes,
     /// The names of directories that are being changed.
     pub(crate) names: crate::dir::names::Names,
     /// Which inodes the running transaction changes.
@@ -175,6 +177,7 @@ impl<P: Pmem> Ext4<P> {
             was_clean: false,
             failed: false,
             alloc: crate::allocate::hints::Hints::default(),
+            inodes: crate::inode_cache::Inodes::default(),
             names: crate::dir::names::Names::default(),
             touched: crate::ops::durability::Touched::default(),
             oldest: Timestamp::default(),

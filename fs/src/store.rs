@@ -27,6 +27,7 @@
 //! callers. Readers may share it; the table of verified structures is atomic.
 
 mod changes;
+mod put;
 mod verified;
 
 use alloc::boxed::Box;
@@ -63,9 +64,10 @@ enum Undo {
     /// The last `len` saved bytes are what was at `off`; the masks were these.
     Bytes {
         block: u64,
-        off: usize,
-        len: usize,
+        off: u32,
+        len: u32,
         valid: u64,
+        zeros: u64,
         dirty: u64,
         seal: Option<Seal>,
     },
@@ -113,38 +115,41 @@ pub(crate) struct Store<P> {
     verified: Verified,
 }
 
-/// Lines `first..=last` as a mask.
+/// The lines of a range that is not longer than [`MAX_WRITE_BLOCK`], as a mask.
+#[inline]
 fn line_mask(off: usize, len: usize) -> u64 {
-    if len == 0 {
+    let Some(last) = off.saturating_add(len).checked_sub(1).filter(|_| len > 0) else {
         return 0;
-    }
-    let first = (off >> LINE_SHIFT) as u32;
-    let last = (off.saturating_add(len).saturating_sub(1) >> LINE_SHIFT) as u32;
-    let below = |n: u32| {
-        if n >= 64 {
-            !0
-        } else {
-            1_u64.wrapping_shl(n).wrapping_sub(1)
-        }
     };
-    below(last.saturating_add(1)) & !below(first)
+    let from = u64::MAX.wrapping_shl((off >> LINE_SHIFT) as u32);
+    let to = u64::MAX.wrapping_shr(63_u32.wrapping_sub((last >> LINE_SHIFT) as u32));
+    from & to
 }
 
-/// Reads what is missing of a changed block.
-fn complete<P: Pmem>(pmem: &P, base: u64, size: usize, change: &mut Change) -> Result<()> {
-    let lines = line_mask(0, size);
+/// Gets the content of lines of a changed block that are not in memory: zeros,
+/// or what the media has.
+#[cold]
+fn fetch<P: Pmem>(pmem: &P, base: u64, lines: u64, change: &mut Change) -> Result<()> {
     let mut missing = lines & !change.valid;
     while missing != 0 {
+        // One step for each run of lines of one kind.
         let first = missing.trailing_zeros();
-        let run = (!missing.wrapping_shr(first)).trailing_zeros();
+        let zero = change.zeros & 1_u64.wrapping_shl(first) != 0;
+        let alike = missing & if zero { change.zeros } else { !change.zeros };
+        let run = (!alike.wrapping_shr(first)).trailing_zeros();
         let start = (first as usize).wrapping_mul(LINE);
         let len = (run as usize).wrapping_mul(LINE);
         if let Some(part) = change.data.get_mut(start..start.saturating_add(len)) {
-            pmem.read(base.saturating_add(start as u64), part)?;
+            if zero {
+                part.fill(0);
+            } else {
+                pmem.read(base.saturating_add(start as u64), part)?;
+            }
         }
-        missing &= !line_mask(start, len);
+        let got = line_mask(start, len);
+        change.valid |= got;
+        missing &= !got;
     }
-    change.valid = lines;
     Ok(())
 }
 
@@ -197,6 +202,7 @@ impl<P: Pmem> Store<P> {
     }
 
     /// Copies part of a metadata block out.
+    #[inline]
     pub fn read(&self, block: u64, off: usize, buf: &mut [u8]) -> Result<()> {
         let address = self.address(block, off, buf.len())?;
         let Some(change) = self.changes.get(block) else {
@@ -204,16 +210,24 @@ impl<P: Pmem> Store<P> {
         };
         let wanted = line_mask(off, buf.len());
         if wanted & !change.valid != 0 {
+            return self.read_mixed(address, change, off, buf);
+        }
+        if let Some(src) = change.data.get(off..off.saturating_add(buf.len())) {
+            buf.copy_from_slice(src);
+        }
+        Ok(())
+    }
+
+    /// Reads a range of which the transaction has only some lines.
+    #[cold]
+    fn read_mixed(&self, address: u64, change: &Change, off: usize, buf: &mut [u8]) -> Result<()> {
+        let end = off.saturating_add(buf.len());
+        let wanted = line_mask(off, buf.len());
+        let ours = change.valid | change.zeros;
+        if wanted & !ours != 0 {
             self.pmem.read(address, buf)?;
         }
-        let end = off.saturating_add(buf.len());
-        if wanted & !change.valid == 0 {
-            if let Some(src) = change.data.get(off..end) {
-                buf.copy_from_slice(src);
-            }
-            return Ok(());
-        }
-        let mut left = wanted & change.valid;
+        let mut left = wanted & ours;
         while left != 0 {
             let line = left.trailing_zeros() as usize;
             left &= left.wrapping_sub(1);
@@ -225,9 +239,26 @@ impl<P: Pmem> Store<P> {
             ) else {
                 continue;
             };
-            dst.copy_from_slice(src);
+            if change.valid & 1_u64.wrapping_shl(line as u32) == 0 {
+                dst.fill(0);
+            } else {
+                dst.copy_from_slice(src);
+            }
         }
         Ok(())
+    }
+
+    /// Bytes of a block that the transaction holds in memory, all of them.
+    #[inline]
+    pub fn peek(&self, block: u64, off: usize, len: usize) -> Option<&[u8]> {
+        let change = self.changes.get(block)?;
+        let end = off
+            .checked_add(len)
+            .filter(|end| *end <= self.block_size())?;
+        if line_mask(off, len) & !change.valid != 0 {
+            return None;
+        }
+        change.data.get(off..end)
     }
 
     /// A structure of fixed size.
@@ -278,9 +309,11 @@ impl<P: Pmem> Store<P> {
                     off,
                     len,
                     valid,
+                    zeros,
                     dirty,
                     seal,
                 } => {
+                    let (off, len) = (off as usize, len as usize);
                     let from = self.saved.len().saturating_sub(len);
                     if let Some(change) = self.changes.get_mut(block) {
                         if let (Some(to), Some(old)) = (
@@ -290,6 +323,7 @@ impl<P: Pmem> Store<P> {
                             to.copy_from_slice(old);
                         }
                         change.valid = valid;
+                        change.zeros = zeros;
                         change.dirty = dirty;
                         change.seal = seal;
                     }
@@ -300,7 +334,9 @@ impl<P: Pmem> Store<P> {
                         self.recycle(change.data);
                     }
                 }
-                Undo::Dropped(block, change) => self.changes.insert(block, change),
+                Undo::Dropped(block, change) => {
+                    self.changes.insert(block, change);
+                }
                 Undo::Revoked(block) => {
                     if let Some(journal) = &mut self.journal {
                         journal.revoked.remove(&block);
@@ -329,113 +365,17 @@ impl<P: Pmem> Store<P> {
             .saturating_add(revoked >> 6)
     }
 
-    /// A buffer for a block's content, whatever is in it.
-    fn buffer(&mut self) -> Box<[u8]> {
-        match self.pool.pop() {
-            Some(data) => data,
-            None => vec![0; self.block_size()].into_boxed_slice(),
-        }
-    }
-
-    /// Changes part of a metadata block in the running transaction.
-    ///
-    /// # Errors
-    /// [`Error::TransactionFull`] when the journal could not take it.
-    pub fn put(&mut self, block: u64, off: usize, bytes: &[u8]) -> Result<()> {
-        let address = self.address(block, off, bytes.len())?;
-        let end = off.saturating_add(bytes.len());
-        if !self.changes.contains(block) {
-            if self.weight() >= self.most_blocks {
-                return Err(Error::TransactionFull);
-            }
-            let change = Change {
-                data: self.buffer(),
-                valid: 0,
-                dirty: 0,
-                born: self.handle,
-                seal: None,
-            };
-            self.changes.insert(block, change);
-            self.undo.push(Undo::New(block));
-        }
-        let Some(change) = self.changes.get_mut(block) else {
-            return Err(Error::NoMemory);
-        };
-        let mask = line_mask(off, bytes.len());
-        // Lines that are covered in part need the rest of their content.
-        if mask & !change.valid != 0 {
-            for edge in [off, end.saturating_sub(1)] {
-                let line = edge >> LINE_SHIFT;
-                let start = line.wrapping_mul(LINE);
-                let bit = 1_u64.wrapping_shl(line as u32);
-                let whole = off <= start && end >= start.saturating_add(LINE);
-                if bytes.is_empty() || whole || change.valid & bit != 0 {
-                    continue;
-                }
-                if let Some(dst) = change.data.get_mut(start..start.saturating_add(LINE)) {
-                    let line_address = address
-                        .saturating_sub(off as u64)
-                        .saturating_add(start as u64);
-                    self.pmem.read(line_address, dst)?;
-                    change.valid |= bit;
-                }
-            }
-        }
-        if let Some(dst) = change.data.get_mut(off..end) {
-            if change.born != self.handle {
-                self.saved.extend_from_slice(dst);
-                self.undo.push(Undo::Bytes {
-                    block,
-                    off,
-                    len: bytes.len(),
-                    valid: change.valid,
-                    dirty: change.dirty,
-                    seal: change.seal,
-                });
-            }
-            dst.copy_from_slice(bytes);
-        }
-        change.valid |= mask;
-        change.dirty |= mask;
-        Ok(())
-    }
-
-    /// Makes a block all zeros in the running transaction, for a structure that
-    /// begins there.
-    pub fn put_zeros(&mut self, block: u64) -> Result<()> {
-        if self.changes.contains(block) {
-            let zeros = vec![0; self.block_size()];
-            return self.put(block, 0, &zeros);
-        }
-        self.put(block, 0, &[])?;
-        let lines = line_mask(0, self.block_size());
-        if let Some(change) = self.changes.get_mut(block) {
-            change.data.fill(0);
-            change.valid = lines;
-            change.dirty = lines;
-        }
-        Ok(())
-    }
-
-    /// Changes part of a block whose checksum is computed at commit.
-    pub fn put_unsealed(&mut self, block: u64, off: usize, bytes: &[u8], seal: Seal) -> Result<()> {
-        self.put(block, off, bytes)?;
-        if let Some(change) = self.changes.get_mut(block) {
-            change.seal = Some(match (change.seal, seal) {
-                (Some(Seal::Inodes(_, old)), Seal::Inodes(first, new)) => {
-                    Seal::Inodes(first, old | new)
-                }
-                _ => seal,
-            });
-        }
-        Ok(())
-    }
-
     /// Whether the checksum of an inode is computed at commit; `bit` says
     /// which of its block.
     pub fn is_inode_unsealed(&self, block: u64, bit: u64) -> bool {
         let change = self.changes.get(block);
         change.is_some_and(|c| matches!(c.seal, Some(Seal::Inodes(_, bits)) if bits & bit != 0))
+    }
+
+    /// The same for a group's descriptor.
+    pub fn is_desc_unsealed(&self, block: u64, bit: u64) -> bool {
+        let change = self.changes.get(block);
+        change.is_some_and(|c| matches!(c.seal, Some(Seal::Groups(_, bits)) if bits & bit != 0))
     }
 
     /// The block's checksum has been computed: nothing is left to be done.
@@ -451,11 +391,12 @@ impl<P: Pmem> Store<P> {
         self.changes.get(block).is_some_and(|c| c.seal.is_some())
     }
 
-    /// The blocks whose checksums are to be computed.
-    pub fn take_unsealed(&mut self) -> Vec<(u64, Seal)> {
+    /// Those of the blocks whose checksums are to be computed that `is_due`
+    /// picks.
+    pub fn take_unsealed(&mut self, is_due: impl Fn(&Seal) -> bool) -> Vec<(u64, Seal)> {
         self.changes
             .iter_mut()
-            .filter_map(|(block, change)| Some((block, change.seal.take()?)))
+            .filter_map(|(block, change)| Some((block, change.seal.take_if(|s| is_due(s))?)))
             .collect()
     }
 
@@ -467,13 +408,8 @@ impl<P: Pmem> Store<P> {
             .changes
             .get_mut(block)
             .ok_or(Error::block("a block that was not changed", block))?;
-        complete(&self.pmem, base, size, change)?;
+        fetch(&self.pmem, base, line_mask(0, size), change)?;
         Ok(change.data.get(..size).unwrap_or(&[]))
-    }
-
-    /// Changes a number.
-    pub fn put_u32(&mut self, block: u64, off: usize, value: u32) -> Result<()> {
-        self.put(block, off, &value.to_le_bytes())
     }
 
     fn recycle(&mut self, data: Box<[u8]>) {
@@ -607,7 +543,10 @@ impl<P: Pmem> Store<P> {
         let size = 1_usize.wrapping_shl(self.block_shift);
         for (block, change) in self.changes.iter_mut() {
             let base = block.wrapping_shl(self.block_shift);
-            complete(&self.pmem, base, size, change)?;
+            let lines = line_mask(0, size);
+            if change.valid != lines {
+                fetch(&self.pmem, base, lines, change)?;
+            }
         }
         let mut transaction = Transaction::default();
         for (block, change) in self.changes.iter() {
@@ -652,8 +591,11 @@ impl<P: Pmem> Store<P> {
             // the metadata that refers to them.
             self.pmem.barrier()?;
         }
-        for (block, change) in self.changes.iter() {
+        for (block, change) in self.changes.iter_mut() {
             let base = block.wrapping_shl(self.block_shift);
+            if change.dirty & !change.valid != 0 {
+                fetch(&self.pmem, base, change.dirty, change)?;
+            }
             let mut left = change.dirty;
             while left != 0 {
                 // One store for each run of changed lines.

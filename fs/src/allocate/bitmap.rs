@@ -43,6 +43,113 @@ fn bit(bytes: &[u8], at: u32) -> bool {
         .is_some_and(|b| b & 1_u8.wrapping_shl(at & 7) != 0)
 }
 
+/// Bits changed at a time.
+const WORD: u32 = 64;
+
+/// Changes bits `from..to`, none of which may be `on` yet; false if one is. The
+/// bytes are whole words, and the range begins in the first and ends in the
+/// last.
+fn flip(bytes: &mut [u8], from: u32, to: u32, on: bool) -> bool {
+    let words = bytes.as_chunks_mut::<8>().0;
+    let old = if on { 0 } else { u64::MAX };
+    let mut wrong = 0;
+    let mut change = |word: &mut [u8; 8], mask: u64| {
+        let bits = u64::from_le_bytes(*word);
+        wrong |= (bits ^ old) & mask;
+        *word = (bits ^ mask).to_le_bytes();
+    };
+    let head = u64::MAX.wrapping_shl(from & 63);
+    let tail = u64::MAX.wrapping_shr(to.wrapping_neg() & 63);
+    match words {
+        [] => {}
+        [only] => change(only, head & tail),
+        [first, middle @ .., last] => {
+            change(first, head);
+            change(last, tail);
+            for word in middle {
+                wrong |= u64::from_le_bytes(*word) ^ old;
+                *word = (!old).to_le_bytes();
+            }
+        }
+    }
+    wrong == 0
+}
+
+/// A search for clear bits.
+struct Search {
+    /// The first clear one, and how many follow it.
+    found: Option<(u32, u32)>,
+    at: u32,
+    to: u32,
+    want: u32,
+}
+
+impl Search {
+    /// Goes on in bytes that begin with bit `base`; true when it is over.
+    fn step(&mut self, base: u32, bytes: &[u8]) -> bool {
+        let bits = (bytes.len() as u32).saturating_mul(8);
+        let end = base.saturating_add(bits).min(self.to);
+        let first = self.at.saturating_sub(base) >> 6;
+        let words = bytes.as_chunks::<8>().0;
+        let mut words = words.get(first as usize..).unwrap_or(&[]).iter();
+        while let Some(word) = words.next() {
+            let mut word = u64::from_le_bytes(*word).wrapping_shr(self.at & 63);
+            let mut left = WORD
+                .wrapping_sub(self.at & 63)
+                .min(end.wrapping_sub(self.at));
+            // Runs of set or clear bits in one step each.
+            while left > 0 {
+                let run = match &mut self.found {
+                    None => {
+                        let set = word.trailing_ones().min(left);
+                        if set < left {
+                            self.found = Some((self.at.wrapping_add(set), 0));
+                        }
+                        set
+                    }
+                    Some((_, len)) => {
+                        let clear = word.trailing_zeros().min(left);
+                        *len = len.wrapping_add(clear);
+                        if clear < left || *len >= self.want {
+                            *len = (*len).min(self.want);
+                            return true;
+                        }
+                        clear
+                    }
+                };
+                self.at = self.at.wrapping_add(run);
+                left = left.wrapping_sub(run);
+                word = word.checked_shr(run).unwrap_or(0);
+            }
+            if self.at >= end {
+                break;
+            }
+            if let Some((_, len)) = &mut self.found {
+                // Long runs are the rule where much is asked for.
+                let most = end
+                    .wrapping_sub(self.at)
+                    .min(self.want.saturating_sub(*len))
+                    >> 6;
+                let rest = words.as_slice();
+                let rest = rest.get(..most as usize).unwrap_or(rest);
+                let clear = rest.iter().take_while(|w| **w == [0; 8]).count();
+                let bits = (clear as u32).wrapping_mul(WORD);
+                *len = len.wrapping_add(bits);
+                self.at = self.at.wrapping_add(bits);
+                if *len >= self.want {
+                    return true;
+                }
+                words = words.as_slice().get(clear..).unwrap_or(&[]).iter();
+            }
+        }
+        if self.at < end {
+            // The bytes ended inside a word: nothing more is here.
+            self.at = end;
+        }
+        false
+    }
+}
+
 impl<P: Pmem> Ext4<P> {
     fn map_block_of(desc: &GroupDesc, map: Map) -> u64 {
         match map {
@@ -165,7 +272,7 @@ impl<P: Pmem> Ext4<P> {
     /// Makes a map readable: builds it in the running transaction when the
     /// group was never used, else checks it the first time.
     pub(crate) fn open_map(&mut self, group: u32, map: Map) -> Result<GroupDesc> {
-        let mut desc = self.group_desc(group)?;
+        let mut desc = self.changing_desc(group)?;
         let (uninit, kind) = match map {
             Map::Blocks => (GroupFlags::BLOCK_UNINIT, Checked::BlockBitmap),
             Map::Inodes => (GroupFlags::INODE_UNINIT, Checked::InodeBitmap),
@@ -282,48 +389,26 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::corrupt("bits outside a bitmap", Place::Group(group)));
         }
         let block = Self::map_block_of(desc, map);
-        let mut at = from;
-        while at < to {
-            // Up to the end of a line at a time.
-            let step_end = (at | (STEP_BITS - 1)).saturating_add(1).min(to);
-            let (first, last) = (
-                (at >> 3) as usize,
-                (step_end.saturating_sub(1) >> 3) as usize,
-            );
-            let len = last.saturating_sub(first).saturating_add(1);
-            let (mut old, mut new) = ([0_u8; STEP], [0_u8; STEP]);
-            let old = old.get_mut(..len).unwrap_or(&mut []);
-            let new = new.get_mut(..len).unwrap_or(&mut []);
-            self.store.read(block, first, old)?;
-            for (i, (n, o)) in new.iter_mut().zip(old.iter()).enumerate() {
-                let base = (first.saturating_add(i) as u32).saturating_mul(8);
-                let low = at.max(base).saturating_sub(base);
-                let high = step_end.min(base.saturating_add(8)).saturating_sub(base);
-                let upto = |n: u32| 1_u16.wrapping_shl(n).wrapping_sub(1) as u8;
-                let mask = upto(high) & !upto(low);
-                let expected = if on { 0 } else { mask };
-                if o & mask != expected {
-                    let what = if on {
-                        "a bit to be set is set"
-                    } else {
-                        "freed twice"
-                    };
-                    return Err(Error::corrupt(what, Place::Group(group)));
-                }
-                *n = o ^ mask;
+        let seal = self.geo.has_csum().then_some(match map {
+            Map::Blocks => Seal::BlockBitmap(group),
+            Map::Inodes => Seal::InodeBitmap(group),
+        });
+        // Whole words.
+        let (first, end) = (from & !(WORD - 1), to.next_multiple_of(WORD));
+        let (off, len) = (first >> 3, end.saturating_sub(first) >> 3);
+        let edit = |bytes: &mut [u8]| {
+            if flip(bytes, from.wrapping_sub(first), to.wrapping_sub(first), on) {
+                return Ok(());
             }
-            if self.geo.has_csum() {
-                let seal = match map {
-                    Map::Blocks => Seal::BlockBitmap(group),
-                    Map::Inodes => Seal::InodeBitmap(group),
-                };
-                self.store.put_unsealed(block, first, new, seal)?;
+            let what = if on {
+                "a bit to be set is set"
             } else {
-                self.store.put(block, first, new)?;
-            }
-            at = step_end;
-        }
-        Ok(())
+                "freed twice"
+            };
+            Err(Error::corrupt(what, Place::Group(group)))
+        };
+        self.store
+            .edit(block, off as usize, len as usize, seal, edit)
     }
 
     /// Whether bits `from..to` are all set.
@@ -342,47 +427,33 @@ impl<P: Pmem> Ext4<P> {
         want: u32,
     ) -> Result<Option<(u32, u32)>> {
         let block = Self::map_block_of(desc, map);
+        let mut search = Search {
+            found: None,
+            at: from,
+            to,
+            want,
+        };
         let mut line = [0_u8; STEP];
-        let mut found: Option<(u32, u32)> = None;
-        let mut at = from;
-        while at < to {
-            let base = at & !(STEP_BITS - 1);
-            let bytes = STEP.min(self.geo.bs().saturating_sub((base >> 3) as usize));
-            let part = line.get_mut(..bytes).unwrap_or(&mut []);
-            self.store.read(block, (base >> 3) as usize, part)?;
-            let end = base.saturating_add(STEP_BITS).min(to);
-            while at < end {
-                // Eight bytes at a time: runs of set or clear bits in one
-                // step each.
-                let word_at = ((at.saturating_sub(base)) >> 6).wrapping_mul(8) as usize;
-                let word = line
-                    .get(word_at..)
-                    .and_then(|l| l.first_chunk())
-                    .map_or(!0, |w| u64::from_le_bytes(*w));
-                let shift = at & 63;
-                let left = 64_u32.saturating_sub(shift).min(end.saturating_sub(at));
-                let word = word.wrapping_shr(shift);
-                match &mut found {
-                    None => {
-                        let set = word.trailing_ones().min(left);
-                        at = at.saturating_add(set);
-                        if set < left {
-                            found = Some((at, 0));
-                        }
-                    }
-                    Some((_, len)) => {
-                        let clear = word.trailing_zeros().min(left);
-                        *len = len.saturating_add(clear);
-                        at = at.saturating_add(clear);
-                        if clear < left || *len >= want {
-                            *len = (*len).min(want);
-                            return Ok(found);
-                        }
-                    }
+        while search.at < to {
+            // What is in memory is looked at there.
+            let base = search.at & !(STEP_BITS - 1);
+            let off = (base >> 3) as usize;
+            let rest = (to.next_multiple_of(8) >> 3) as usize;
+            let rest = rest.next_multiple_of(8).saturating_sub(off);
+            let part = match self.store.peek(block, off, rest) {
+                Some(all) => all,
+                None => {
+                    let bytes = STEP.min(self.geo.bs().saturating_sub(off));
+                    let part = line.get_mut(..bytes).unwrap_or(&mut []);
+                    self.store.read(block, off, part)?;
+                    &*part
                 }
+            };
+            if search.step(base, part) {
+                return Ok(search.found);
             }
         }
-        Ok(found.filter(|(_, len)| *len > 0))
+        Ok(search.found.filter(|(_, len)| *len > 0))
     }
 
     /// A run of `want` clear bits that starts at a multiple of `want` (a
@@ -411,5 +482,51 @@ impl<P: Pmem> Ext4<P> {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slow(bytes: &[u8], from: u32, to: u32, want: u32) -> Option<(u32, u32)> {
+        let start = (from..to).find(|&at| !bit(bytes, at))?;
+        let end = (start..to).find(|&at| bit(bytes, at)).unwrap_or(to);
+        Some((start, (end - start).min(want)))
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_bits(
+            sparse in proptest::collection::vec((0..64_usize, any::<u8>()), 0..6),
+            from in 0..512_u32, len in 1..512_u32, want in 1..400_u32, on: bool, step in 1..8_usize,
+        ) {
+            let mut bytes = [0; 64];
+            for (at, value) in sparse {
+                bytes[at] = value;
+            }
+            let to = (from + len).min(512);
+            let mut search = Search { found: None, at: from, to, want };
+            for part in bytes.chunks(step * 8).enumerate() {
+                let base = (part.0 * step * 64) as u32;
+                let inside = (base..base + part.1.len() as u32 * 8).contains(&search.at);
+                if inside && search.at < to && search.step(base, part.1) {
+                    break;
+                }
+            }
+            prop_assert_eq!(search.found.filter(|f| f.1 > 0), slow(&bytes, from, to, want));
+
+            let mut fast = bytes;
+            let (first, end) = (from / 64 * 8, to.next_multiple_of(64) / 8);
+            let part = &mut fast[first as usize..end as usize];
+            let right = flip(part, from - first * 8, to - first * 8, on);
+            prop_assert_eq!(right, (from..to).all(|at| bit(&bytes, at) != on));
+            for at in 0..512 {
+                let changed = (from..to).contains(&at);
+                // Where one was wrong the call is taken back.
+                prop_assert!(!right || bit(&fast, at) == (bit(&bytes, at) != changed));
+            }
+        }
     }
 }

@@ -51,15 +51,20 @@ impl<P: Pmem> Ext4<P> {
             let Some(group) = self.alloc.next_with_blocks(&mut next, &mut wrapped, start) else {
                 break;
             };
-            let free = self.group_desc(group)?.free_blocks();
+            let free = self.changing_desc(group)?.free_blocks();
             self.alloc.set_full_blocks(group, free == 0);
             if free < len {
                 continue;
             }
             let desc = self.open_map(group, Map::Blocks)?;
             let bits = self.map_bits(group, Map::Blocks);
-            let mut at = 0;
+            let first = self.alloc.first_free_block(group);
+            let mut at = first;
             while let Some((from, run)) = self.find_clear(&desc, Map::Blocks, at, bits, len)? {
+                if at == first {
+                    // A hint that is kept only where it stays true.
+                    self.alloc.no_block_before(group, from);
+                }
                 let start = self.geo.group_first_block(group);
                 let block = start.saturating_add(u64::from(from));
                 if let Some(behind) = self.alloc.begun.behind(block, run, self.piece_blocks()) {
@@ -80,7 +85,7 @@ impl<P: Pmem> Ext4<P> {
         let mut next = start;
         let mut wrapped = false;
         while let Some(group) = self.alloc.next_with_blocks(&mut next, &mut wrapped, start) {
-            let free = self.group_desc(group)?.free_blocks();
+            let free = self.changing_desc(group)?.free_blocks();
             self.alloc.set_full_blocks(group, free == 0);
             if free == 0 {
                 continue;
@@ -180,6 +185,7 @@ impl<P: Pmem> Ext4<P> {
             fs.put_group_desc(group, &mut desc)?;
             fs.alloc.set_full_blocks(group, false);
             fs.alloc.set_windowless(group, false);
+            fs.alloc.gave_block(group, bit);
             Ok(())
         })
     }

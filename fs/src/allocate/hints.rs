@@ -159,6 +159,8 @@ pub(crate) struct Hints {
     pub tables: Tables,
     /// Windows that files have begun to fill.
     pub begun: Begun,
+    /// Group descriptors.
+    pub descs: crate::group::Descs,
     full_blocks: GroupSet,
     /// Groups without a free aligned 2 MiB.
     windowless: GroupSet,
@@ -176,6 +178,8 @@ pub(crate) struct Hints {
     pub system: Vec<(u32, Vec<(u32, u32)>)>,
     /// A group, and the inode before which none of it is free.
     next_inode: (u32, u32),
+    /// A group, and the block before which none of it is free.
+    next_block: (u32, u32),
     /// Makes generations differ.
     pub generation: u32,
 }
@@ -215,6 +219,27 @@ impl Hints {
         self.windowless.clear();
         self.full_inodes.clear();
         self.next_inode = (0, 0);
+        self.next_block = (0, 0);
+    }
+
+    /// Where to begin looking for a free block of a group.
+    pub fn first_free_block(&self, group: u32) -> u32 {
+        match self.next_block {
+            (known, bit) if known == group => bit,
+            _ => 0,
+        }
+    }
+
+    /// No block of a group before this one is free.
+    pub fn no_block_before(&mut self, group: u32, bit: u32) {
+        self.next_block = (group, bit);
+    }
+
+    /// A block was marked free.
+    pub fn gave_block(&mut self, group: u32, bit: u32) {
+        if self.next_block.0 == group {
+            self.next_block.1 = self.next_block.1.min(bit);
+        }
     }
 
     /// Where to begin looking for a free inode of a group.

@@ -2,7 +2,7 @@
 
 use alloc::vec;
 
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
 use crate::disk::features::RoCompat;
 use crate::disk::group::{GroupDesc, GroupFlags};
@@ -30,7 +30,8 @@ pub(crate) struct NewInode {
 }
 
 impl<P: Pmem> Ext4<P> {
-    /// Takes an inode near `parent` and writes its empty record.
+    /// Takes an inode near `parent` and empties its record; the caller stores
+    /// the fields.
     pub(crate) fn new_inode(&mut self, parent: &Inode, new: NewInode) -> Result<Inode> {
         if self.vol.free_inodes == 0 {
             return Err(Error::NoSpace);
@@ -92,22 +93,22 @@ impl<P: Pmem> Ext4<P> {
             inode.raw.i_projid = parent.raw.i_projid;
         }
         // The record may hold anything: the table need not have been zeroed.
-        let mut short = [0; 256];
-        let mut long;
-        let record = match short.get_mut(..size) {
-            Some(short) => short,
-            None => {
-                long = vec![0; size];
-                &mut long[..]
-            }
-        };
+        // Whoever asked for the inode stores its fields.
         let fields = inode.fields.min(RAW_INODE_SIZE);
-        if let (Some(to), Some(from)) =
-            (record.get_mut(..fields), inode.raw.as_bytes().get(..fields))
-        {
-            to.copy_from_slice(from);
+        let rest = size.saturating_sub(fields);
+        let old = self.store.peek(block, off.saturating_add(fields), rest);
+        if !old.is_some_and(|old| old.iter().all(|byte| *byte == 0)) {
+            let short = [0; 256];
+            let long;
+            let zeros = match short.get(..rest) {
+                Some(short) => short,
+                None => {
+                    long = vec![0; rest];
+                    &long[..]
+                }
+            };
+            self.put_record(ino, block, off, fields, zeros)?;
         }
-        self.put_record(ino, block, off, record)?;
         self.store.set_verified(Checked::Inode, u64::from(ino));
         Ok(inode)
     }
@@ -157,7 +158,7 @@ impl<P: Pmem> Ext4<P> {
                 }
             };
             next = group.saturating_add(1);
-            let free = self.group_desc(group)?.free_inodes();
+            let free = self.changing_desc(group)?.free_inodes();
             self.alloc.set_full_inodes(group, free == 0);
             if free > 0 {
                 let index = self.take_inode_in(group, is_dir)?;

@@ -1,5 +1,6 @@
 //! Adding names to directories and taking them out.
 
+use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -24,13 +25,13 @@ use super::names;
 
 /// A name on its way into a block.
 #[derive(Clone, Debug)]
-pub(crate) struct NewEntry {
+pub(crate) struct NewEntry<'n> {
     pub ino: u32,
     pub file_type: u8,
-    pub name: Vec<u8>,
+    pub name: Cow<'n, [u8]>,
 }
 
-impl NewEntry {
+impl NewEntry<'_> {
     /// The entry as it stands in a block, in a buffer that is long enough.
     fn write<'a>(&self, rec_len: usize, block_size: usize, to: &'a mut [u8]) -> &'a [u8] {
         let head = RawDirent {
@@ -56,13 +57,13 @@ impl<P: Pmem> Ext4<P> {
         if self.geo.has_csum() { TAIL_SIZE } else { 0 }
     }
 
-    pub(crate) fn new_entry(&self, name: &[u8], ino: u32, kind: FileType) -> NewEntry {
+    pub(crate) fn new_entry<'n>(&self, name: &'n [u8], ino: u32, kind: FileType) -> NewEntry<'n> {
         let typed = self.geo.incompat.contains(Incompat::FILETYPE);
         let file_type = if typed { kind.dirent_byte() } else { 0 };
         NewEntry {
             ino,
             file_type,
-            name: name.to_vec(),
+            name: Cow::Borrowed(name),
         }
     }
 
@@ -114,7 +115,7 @@ impl<P: Pmem> Ext4<P> {
             let none = NewEntry {
                 ino: 0,
                 file_type: 0,
-                name: Vec::new(),
+                name: Cow::Borrowed(&[]),
             };
             let mut buf = [0; DIRENT_HEAD + NAME_MAX + 1];
             bytes.extend_from_slice(
@@ -219,7 +220,7 @@ impl<P: Pmem> Ext4<P> {
         let worth = self.geo.bs() >> 3;
         let scattered = best.is_none_or(|b| slack(&b) < worth) && free >= worth.max(need);
         if scattered && self.names.get(dir.ino).is_some() {
-            let mut all = self.owned_entries(bytes, block)?;
+            let mut all = self.leaf_entries(bytes, block)?;
             self.take_from_index(dir, fb, &all);
             all.push(entry.clone());
             self.put_leaf(dir, fb, block, &all)?;
@@ -508,7 +509,11 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// All entries of a leaf, ready to be written elsewhere.
-    pub(crate) fn owned_entries(&self, bytes: &[u8], block: u64) -> Result<Vec<NewEntry>> {
+    pub(crate) fn leaf_entries<'n>(
+        &self,
+        bytes: &'n [u8],
+        block: u64,
+    ) -> Result<Vec<NewEntry<'n>>> {
         let mut all = Vec::new();
         let room = bytes.len().saturating_sub(self.tail_size());
         for entry in entries(&self.geo, bytes, block) {
@@ -517,7 +522,7 @@ impl<P: Pmem> Ext4<P> {
                 all.push(NewEntry {
                     ino: entry.ino,
                     file_type: entry.file_type,
-                    name: entry.name(bytes).to_vec(),
+                    name: Cow::Borrowed(entry.name(bytes)),
                 });
             }
         }

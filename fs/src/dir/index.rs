@@ -116,7 +116,7 @@ impl<P: Pmem> Ext4<P> {
         let mut buf = vec![0; bs];
         let wrong = Error::inode("first block of a directory", dir.ino);
         let block = self.dir_block_at(dir, 0, &mut buf)?.ok_or(wrong)?;
-        let mut all = self.owned_entries(&buf, block)?;
+        let mut all = self.leaf_entries(&buf, block)?;
         if all.len() < 2 {
             return Err(wrong);
         }
@@ -124,7 +124,7 @@ impl<P: Pmem> Ext4<P> {
         let [dot, dotdot] = all.as_slice() else {
             return Err(wrong);
         };
-        if dot.name != b"." || dotdot.name != b".." {
+        if *dot.name != *b"." || *dotdot.name != *b".." {
             return Err(wrong);
         }
         let (leaf_fb, leaf) = self.append_dir_block(dir)?;
@@ -227,7 +227,7 @@ impl<P: Pmem> Ext4<P> {
         bytes: &[u8],
     ) -> Result<()> {
         let mut all: Vec<(u32, NewEntry)> = Vec::new();
-        for entry in self.owned_entries(bytes, block)? {
+        for entry in self.leaf_entries(bytes, block)? {
             let hash = name_hash(&entry.name, path.version, &self.geo.hash_seed).ok_or(
                 Error::Unsupported {
                     feature: "hash of directory names",
@@ -260,8 +260,7 @@ impl<P: Pmem> Ext4<P> {
         let high = all.split_off(at);
         let boundary = high.first().map_or(0, |(h, _)| *h);
         let continued = all.last().is_some_and(|(h, _)| *h == boundary);
-        let strip = |v: Vec<(u32, NewEntry)>| v.into_iter().map(|(_, e)| e).collect::<Vec<_>>();
-        let (high, low) = (strip(high), strip(all));
+        let (high, low) = (without_hashes(high), without_hashes(all));
         let (fb, new_block) = self.append_dir_block(dir)?;
         self.take_from_index(dir, leaf, &high);
         self.take_from_index(dir, leaf, &low);
@@ -353,6 +352,10 @@ impl<P: Pmem> Ext4<P> {
             .put(root.block, DX_ROOT_INFO.saturating_add(6), &[levels as u8])?;
         self.put_dx_entries(dir, &root, &[(0, fb)])
     }
+}
+
+fn without_hashes(all: Vec<(u32, NewEntry<'_>)>) -> Vec<NewEntry<'_>> {
+    all.into_iter().map(|(_, entry)| entry).collect()
 }
 
 fn write_at(bytes: &mut [u8], off: usize, data: &[u8]) {

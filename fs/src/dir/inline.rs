@@ -47,7 +47,7 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// All names, `.` and `..` among them, ready to be written to a block.
-    pub(crate) fn inline_names(&self, dir: &Inode) -> Result<Vec<NewEntry>> {
+    pub(crate) fn inline_names(&self, dir: &Inode) -> Result<Vec<NewEntry<'static>>> {
         let (parent, bytes, all) = self.inline_entries(dir)?;
         let mut names = vec![
             self.new_entry(b".", dir.ino, FileType::Directory),
@@ -59,7 +59,7 @@ impl<P: Pmem> Ext4<P> {
                 names.push(NewEntry {
                     ino: entry.ino,
                     file_type: entry.file_type,
-                    name: entry.name(&bytes).to_vec(),
+                    name: entry.name(&bytes).to_vec().into(),
                 });
             }
         }

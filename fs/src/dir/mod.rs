@@ -25,6 +25,7 @@ type BlockVisitor<'a> = &'a mut dyn FnMut(u32, u64, &[u8]) -> Result<bool>;
 
 impl<P: Pmem> Ext4<P> {
     /// A directory that can be read.
+    #[inline]
     pub(crate) fn directory(&self, dir: Ino) -> Result<Inode> {
         let inode = self.inode_or_orphan(dir)?;
         if inode.kind != FileType::Directory {

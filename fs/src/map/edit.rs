@@ -9,6 +9,7 @@ use crate::inode::Inode;
 use crate::mount::{Ext4, le32};
 use crate::pmem::Pmem;
 
+use super::extents::Node;
 use super::indirect::path_of;
 
 /// Data blocks of a map: (height of the tree, slot of the root, first block).
@@ -54,6 +55,9 @@ impl<P: Pmem> Ext4<P> {
 
     /// Takes blocks `from..to` of the file away and gives them back.
     pub(crate) fn map_remove(&mut self, inode: &mut Inode, from: u64, to: u64) -> Result<()> {
+        if self.has_no_extents(inode)? {
+            return Ok(());
+        }
         let mut freed = Vec::new();
         if inode.has(InodeFlags::EXTENTS) {
             self.extent_remove(inode, from, to, &mut freed)?;
@@ -65,6 +69,12 @@ impl<P: Pmem> Ext4<P> {
             self.sub_blocks(inode, u64::from(len))?;
         }
         Ok(())
+    }
+
+    /// Whether an extent tree is empty: then there is nothing to be taken.
+    fn has_no_extents(&self, inode: &Inode) -> Result<bool> {
+        Ok(inode.has(InodeFlags::EXTENTS)
+            && self.node_header(inode, Node::Root)?.eh_entries.get() == 0)
     }
 
     /// Takes blocks `from..to` of the file away and leaves them allocated;

@@ -40,7 +40,6 @@ impl<P: Pmem> Ext4<P> {
     /// Allows no change any more, until the next mount: something that changes
     /// would rely on is lost.
     pub fn give_up(&mut self) {
-        self.store.abort();
-        self.failed = true;
+        self.abandon();
     }
 }

@@ -420,9 +420,15 @@ impl<P: Pmem> Ext4<P> {
     ) -> Result<Option<(Ino, u32)>> {
         let same_dir = from_dir == to_dir;
         let mut source = self.changing_dir(from_dir)?;
-        let mut target = self.changing_dir(to_dir)?;
         self.index_names(&source)?;
-        self.index_names(&target)?;
+        let mut target = if same_dir {
+            source.clone()
+        } else {
+            self.changing_dir(to_dir)?
+        };
+        if !same_dir {
+            self.index_names(&target)?;
+        }
         let (_, _, entry) = self.find_entry(&source, from)?.ok_or(Error::NotFound)?;
         let mut moved = self.inode(Ino(entry.ino))?;
         let is_dir = moved.kind == FileType::Directory;

@@ -69,8 +69,7 @@ impl<P: Pmem> Ext4<P> {
             }
             Err(_) => {
                 if self.store.undo() {
-                    self.alloc.forget_full();
-                    self.names.clear();
+                    self.forget();
                 }
                 self.vol = before;
                 self.alloc.parked.truncate(parked);
@@ -93,10 +92,24 @@ impl<P: Pmem> Ext4<P> {
         let result = self.conclude().and_then(|()| self.store.commit(now));
         if result.is_err() {
             // What is there must be checked before anyone writes again.
-            self.store.abort();
-            self.failed = true;
+            self.abandon();
         }
         result
+    }
+
+    /// Drops the running transaction: nothing is written any more.
+    pub(crate) fn abandon(&mut self) {
+        self.store.abort();
+        self.forget();
+        self.failed = true;
+    }
+
+    /// Changes were taken back: forgets what memory knows of them.
+    fn forget(&mut self) {
+        self.alloc.forget_full();
+        self.alloc.descs.clear();
+        self.inodes.clear();
+        self.names.clear();
     }
 
     /// The last changes of a transaction: what it frees, the counts of the
@@ -106,12 +119,17 @@ impl<P: Pmem> Ext4<P> {
         for (block, len) in self.store.take_frees() {
             self.release_blocks(block, len)?;
         }
-        for (block, seal) in self.store.take_unsealed() {
-            match seal {
-                Seal::Leaf(seed) => self.seal_leaf(seed, block)?,
-                Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
-                Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
-                Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,
+        // Descriptors last: they hold the bitmaps' checksums.
+        for groups in [false, true] {
+            let is_due = |seal: &Seal| matches!(seal, Seal::Groups(..)) == groups;
+            for (block, seal) in self.store.take_unsealed(is_due) {
+                match seal {
+                    Seal::Leaf(seed) => self.seal_leaf(seed, block)?,
+                    Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
+                    Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
+                    Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,
+                    Seal::Groups(first, bits) => self.seal_groups(block, first, bits)?,
+                }
             }
         }
         self.put_counts()?;

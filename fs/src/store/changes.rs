@@ -10,6 +10,9 @@ pub(super) struct Change {
     pub data: Box<[u8]>,
     /// Lines of `data` that hold the block's content.
     pub valid: u64,
+    /// Lines that are all zeros now: where `data` does not hold them, the media
+    /// does not count.
+    pub zeros: u64,
     /// Lines that differ from the media.
     pub dirty: u64,
     /// The handle that changed the block first in this transaction.
@@ -30,6 +33,9 @@ pub(crate) enum Seal {
     /// Inodes of a table's block: the number of the block's first, and a bit
     /// for each that was changed.
     Inodes(u32, u64),
+    /// Group descriptors of a block: the first group whose descriptor is in it,
+    /// and a bit for each that was changed.
+    Groups(u32, u64),
 }
 
 struct Entry {
@@ -75,6 +81,7 @@ impl Changes {
     }
 
     /// The index of a block's entry, or the slot where it would be.
+    #[inline]
     fn find(&self, block: u64) -> Result<usize, usize> {
         let mut slot = self.first_slot(block);
         // At least half of the slots are empty, so the walk ends.
@@ -88,6 +95,20 @@ impl Changes {
         }
     }
 
+    /// Where a changed block is; see [`at_mut`](Self::at_mut).
+    #[inline]
+    pub fn position(&self, block: u64) -> Option<usize> {
+        let index = self.find(block).ok()?;
+        self.entries.get(index)?.change.as_ref().map(|_| index)
+    }
+
+    /// The change at a position, until something is added or removed.
+    #[inline]
+    pub fn at_mut(&mut self, position: usize) -> Option<&mut Change> {
+        self.entries.get_mut(position)?.change.as_mut()
+    }
+
+    #[inline]
     pub fn get(&self, block: u64) -> Option<&Change> {
         if self.live == 0 {
             return None;
@@ -105,14 +126,15 @@ impl Changes {
         self.get(block).is_some()
     }
 
-    /// Adds a block that is not there.
-    pub fn insert(&mut self, block: u64, change: Change) {
+    /// Adds a block that is not there; gives its position.
+    pub fn insert(&mut self, block: u64, change: Change) -> usize {
         self.live = self.live.saturating_add(1);
         match self.find(block) {
             Ok(index) => {
                 if let Some(entry) = self.entries.get_mut(index) {
                     entry.change = Some(change);
                 }
+                index
             }
             Err(slot) => {
                 let index = self.entries.len() as u32;
@@ -126,6 +148,7 @@ impl Changes {
                 if self.entries.len().saturating_mul(2) > self.slots.len() {
                     self.grow();
                 }
+                index as usize
             }
         }
     }
@@ -209,6 +232,7 @@ mod tests {
         Change {
             data: vec![tag; 1].into_boxed_slice(),
             valid: 0,
+            zeros: 0,
             dirty: 0,
             born: 0,
             seal: None,
