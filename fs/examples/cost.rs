@@ -129,10 +129,13 @@ fn main() {
         "stat" | "readdir" => {
             fill(&mut fs, count);
             let media = fs.unmount().unwrap();
-            let fs = Fs::mount(media, options).unwrap();
+            let mut fs = Fs::mount(media, options).unwrap();
             if op == "stat" {
                 measured(count / 5, |n| {
                     let ino = fs.lookup(dir, &name('f', n * 5)).unwrap();
+                    if let Some(dir) = fs.wants_index() {
+                        fs.index(dir);
+                    }
                     black_box(fs.stat(ino).unwrap());
                 });
             } else {

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::inode::{
@@ -241,11 +241,24 @@ impl<P: Pmem> Ext4<P> {
     fn read_inode(&self, ino: u32) -> Result<Inode> {
         let (block, off) = self.inode_location(ino)?;
         let size = usize::from(self.geo.inode_size);
-        let mut raw = [0; RAW_INODE_SIZE];
-        let known = raw.get_mut(..size.min(RAW_INODE_SIZE)).unwrap_or(&mut []);
-        self.store.read(block, off, known)?;
-        let mut raw =
-            RawInode::read_from_bytes(&raw).map_err(|_| Error::inode("record size", ino))?;
+        // Of a record of the usual size all of it, in case it is to be checked.
+        let mut record = [0; 256];
+        let len = if size == record.len() {
+            size
+        } else {
+            size.min(RAW_INODE_SIZE)
+        };
+        let bytes = record.get_mut(..len).unwrap_or(&mut []);
+        let known = self.store.is_verified(Checked::Inode, u64::from(ino));
+        let bytes = match known {
+            true => bytes.get_mut(..len.min(RAW_INODE_SIZE)).unwrap_or(&mut []),
+            false => bytes,
+        };
+        self.store.read(block, off, bytes)?;
+        let (head, _) = record
+            .split_first_chunk::<RAW_INODE_SIZE>()
+            .ok_or(Error::inode("record size", ino))?;
+        let mut raw: RawInode = zerocopy::transmute!(*head);
         if !self.geo.incompat.contains(Incompat::BIT64) {
             // Not a part of the number then, whatever it holds.
             raw.l_i_file_acl_high = 0.into();
@@ -263,9 +276,9 @@ impl<P: Pmem> Ext4<P> {
         if GOOD_OLD_SIZE.saturating_add(extra) > size || extra & 3 != 0 {
             return Err(Error::inode("i_extra_isize", ino));
         }
-        let known = self.store.is_verified(Checked::Inode, u64::from(ino));
         if !known {
-            self.verify_inode_checksum(ino, block, off, &raw)?;
+            let record = (len == record.len()).then_some(&record);
+            self.verify_inode_checksum(ino, block, off, &raw, record)?;
         }
         let kind = FileType::from_mode(raw.i_mode.get()).ok_or(Error::inode("i_mode", ino))?;
         let fields = GOOD_OLD_SIZE.saturating_add(extra);
@@ -310,16 +323,24 @@ impl<P: Pmem> Ext4<P> {
         block: u64,
         off: usize,
         raw: &RawInode,
+        record: Option<&[u8; 256]>,
     ) -> Result<()> {
         let bit = 1_u64.wrapping_shl(self.index_in_block(off));
         if !self.geo.has_csum() || self.store.is_inode_unsealed(block, bit) {
             return Ok(());
         }
-        let record = self.inode_record(block, off)?;
+        let other;
+        let record: &[u8] = match record {
+            Some(record) => record,
+            None => {
+                other = self.inode_record(block, off)?;
+                &other
+            }
+        };
         let seed = inode_seed(self.geo.seed, ino, raw.i_generation.get());
-        let want = inode_checksum(seed, &record);
+        let want = inode_checksum(seed, record);
         let lo = u32::from(raw.l_i_checksum_lo.get());
-        let right = if has_checksum_hi(&record) {
+        let right = if has_checksum_hi(record) {
             want == lo | (u32::from(raw.i_checksum_hi.get()) << 16)
         } else {
             want & 0xffff == lo

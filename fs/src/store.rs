@@ -101,6 +101,8 @@ pub(crate) struct Store<P> {
     /// Blocks that it frees, by their first, and the groups that they lie in.
     frees: BTreeMap<u64, u32>,
     free_groups: BTreeSet<u32>,
+    /// The last one of these.
+    free_group: Option<u32>,
     /// The running handle's number, and how to take it back.
     handle: u64,
     undo: Vec<Undo>,
@@ -162,6 +164,7 @@ impl<P: Pmem> Store<P> {
             changes: Changes::new(),
             frees: BTreeMap::new(),
             free_groups: BTreeSet::new(),
+            free_group: None,
             handle: 1,
             undo: Vec::new(),
             saved: Vec::new(),
@@ -476,7 +479,10 @@ impl<P: Pmem> Store<P> {
             return Err(Error::TransactionFull);
         }
         self.frees.insert(block, len);
-        self.free_groups.insert(group);
+        if self.free_group != Some(group) {
+            self.free_groups.insert(group);
+            self.free_group = Some(group);
+        }
         self.undo.push(Undo::Freed(block));
         if let Some(journal) = &mut self.journal {
             let end = block.saturating_add(u64::from(len));
@@ -486,12 +492,21 @@ impl<P: Pmem> Store<P> {
                 }
             }
         }
+        if len == 1 {
+            self.discard(block);
+            return Ok(());
+        }
         for block in self.changes.in_range(block, u64::from(len)) {
-            if let Some(change) = self.changes.remove(block) {
-                self.undo.push(Undo::Dropped(block, change));
-            }
+            self.discard(block);
         }
         Ok(())
+    }
+
+    /// Takes a block out of the running transaction.
+    fn discard(&mut self, block: u64) {
+        if let Some(change) = self.changes.remove(block) {
+            self.undo.push(Undo::Dropped(block, change));
+        }
     }
 
     /// Whether the running transaction frees blocks.
@@ -502,6 +517,7 @@ impl<P: Pmem> Store<P> {
     /// Takes the blocks that are to be marked free, neighbours joined.
     pub fn take_frees(&mut self) -> Vec<(u64, u32)> {
         self.free_groups.clear();
+        self.free_group = None;
         let mut all: Vec<(u64, u32)> = Vec::new();
         for (block, len) in core::mem::take(&mut self.frees) {
             match all.last_mut() {
@@ -628,6 +644,7 @@ impl<P: Pmem> Store<P> {
         }
         self.frees.clear();
         self.free_groups.clear();
+        self.free_group = None;
         self.undo.clear();
         let pool = &mut self.pool;
         self.changes.drain(|_, change| {

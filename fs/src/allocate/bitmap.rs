@@ -30,10 +30,22 @@ pub(crate) enum Map {
 
 /// Sets bits `from..to`.
 pub(crate) fn set_bits(bytes: &mut [u8], from: u32, to: u32) {
-    for bit in from..to {
-        if let Some(byte) = bytes.get_mut((bit >> 3) as usize) {
-            *byte |= 1_u8.wrapping_shl(bit & 7);
+    let mut at = from;
+    while at < to {
+        let byte = (at >> 3) as usize;
+        if at & 7 == 0 && to.saturating_sub(at) >= 8 {
+            // Whole bytes.
+            let end = (to >> 3) as usize;
+            if let Some(all) = bytes.get_mut(byte..end) {
+                all.fill(0xff);
+            }
+            at = to & !7;
+            continue;
         }
+        if let Some(byte) = bytes.get_mut(byte) {
+            *byte |= 1_u8.wrapping_shl(at & 7);
+        }
+        at = at.saturating_add(1);
     }
 }
 

@@ -29,6 +29,11 @@ pub(crate) struct NewInode {
     pub links: u16,
 }
 
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().all(|word| *word == [0; 8]) && rest.iter().all(|byte| *byte == 0)
+}
+
 impl<P: Pmem> Ext4<P> {
     /// Takes an inode near `parent` and empties its record; the caller stores
     /// the fields.
@@ -97,7 +102,7 @@ impl<P: Pmem> Ext4<P> {
         let fields = inode.fields.min(RAW_INODE_SIZE);
         let rest = size.saturating_sub(fields);
         let old = self.store.peek(block, off.saturating_add(fields), rest);
-        if !old.is_some_and(|old| old.iter().all(|byte| *byte == 0)) {
+        if !old.is_some_and(is_zero) {
             let short = [0; 256];
             let long;
             let zeros = match short.get(..rest) {

@@ -12,7 +12,7 @@ use crate::disk::dir::{
     encode_rec_len, entry_size, leaf_checksum,
 };
 use crate::disk::features::{Compat, Incompat};
-use crate::disk::inode::InodeFlags;
+use crate::disk::inode::{InodeFlags, inode_seed};
 use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::Ext4;
@@ -70,7 +70,7 @@ impl<P: Pmem> Ext4<P> {
     /// Changes bytes of a leaf block; its checksum follows at commit.
     fn put_dir_bytes(&mut self, dir: &Inode, block: u64, off: usize, new: &[u8]) -> Result<()> {
         if self.geo.has_csum() {
-            let seal = Seal::Leaf(dir.seed(self.geo.seed));
+            let seal = Seal::Leaf(dir.ino, dir.raw.i_generation.get());
             self.store.put_unsealed(block, off, new, seal)
         } else {
             self.store.put(block, off, new)
@@ -78,7 +78,8 @@ impl<P: Pmem> Ext4<P> {
     }
 
     /// The checksum of a changed leaf.
-    pub(crate) fn seal_leaf(&mut self, seed: u32, block: u64) -> Result<()> {
+    pub(crate) fn seal_leaf(&mut self, ino: u32, generation: u32, block: u64) -> Result<()> {
+        let seed = inode_seed(self.geo.seed, ino, generation);
         let crc = leaf_checksum(seed, self.store.changed_block(block)?);
         let at = self.geo.bs().saturating_sub(4);
         self.store.put_u32(block, at, crc)

@@ -10,6 +10,8 @@ mod list;
 pub(crate) mod names;
 
 use crate::disk::dir::{DIRENT_HEAD, NAME_MAX, RawDirent, decode_rec_len};
+use crate::disk::features::Compat;
+use crate::disk::hash::name_hash;
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
 use crate::inode::Inode;
@@ -40,8 +42,34 @@ impl<P: Pmem> Ext4<P> {
     /// The inode that a name in a directory stands for.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         let inode = self.directory(dir)?;
+        if self.names.get(dir.0).is_none() {
+            self.names.note_miss(dir.0);
+        }
         let ino = self.lookup_in(&inode, name)?.ok_or(Error::NotFound)?;
         Ok(ino)
+    }
+
+    /// A directory in which so many names were looked for that
+    /// [`index`](Self::index) would make it cheaper.
+    pub fn wants_index(&self) -> Option<Ino> {
+        let (ino, most) = self.names.sought()?;
+        let blocks = self.directory(Ino(ino)).and_then(|d| self.dir_blocks(&d));
+        blocks
+            .is_ok_and(|blocks| blocks <= most)
+            .then_some(Ino(ino))
+    }
+
+    /// Keeps in memory where each name of a directory stands. Nothing of it is
+    /// needed, so nothing of it fails.
+    pub fn index(&mut self, dir: Ino) {
+        self.names.forget_misses();
+        if let Ok(inode) = self.directory(dir)
+            && self.names.get(dir.0).is_none()
+        {
+            self.read_names(&inode);
+            // Looking names up begins with it.
+            self.inodes.set(&inode);
+        }
     }
 
     pub(crate) fn lookup_in(&self, dir: &Inode, name: &[u8]) -> Result<Option<Ino>> {
@@ -132,18 +160,36 @@ impl<P: Pmem> Ext4<P> {
     /// Sees to it that the names of a directory that is about to be changed
     /// are indexed, if that is worth it.
     pub(crate) fn index_names(&mut self, dir: &Inode) -> Result<()> {
-        let skip = InodeFlags::INLINE_DATA | InodeFlags::CASEFOLD | InodeFlags::ENCRYPT;
         let blocks = self.dir_blocks(dir)?;
-        if dir.flags().intersects(skip)
-            || self.names.get(dir.ino).is_some()
-            || !self.names.is_due(dir.ino, blocks)
-        {
-            return Ok(());
+        if self.names.get(dir.ino).is_none() && self.names.is_due(dir.ino, blocks) {
+            self.read_names(dir);
         }
+        Ok(())
+    }
+
+    /// Makes the index of a directory, if it is sound.
+    fn read_names(&mut self, dir: &Inode) {
+        let skip = InodeFlags::INLINE_DATA | InodeFlags::CASEFOLD | InodeFlags::ENCRYPT;
         let mut index = NameIndex::new(dir.ino);
+        if dir.flags().intersects(skip) || self.fill_index(dir, &mut index).is_err() {
+            // A damaged directory is left to those who look at its blocks.
+            self.names.refuse(dir.ino);
+        } else {
+            self.names.insert(index);
+        }
+    }
+
+    fn fill_index(&self, dir: &Inode, index: &mut NameIndex) -> Result<()> {
+        let wrong = Error::inode("hash tree of a directory", dir.ino);
+        let hashed = dir.has(InodeFlags::INDEX) && self.geo.compat.contains(Compat::DIR_INDEX);
+        if hashed {
+            let (leaves, version) = self.dx_leaves(dir)?.ok_or(wrong)?;
+            index.leaves = Some(leaves);
+            index.version = version;
+        }
         let seed = self.names.seed;
         let room = self.geo.bs().saturating_sub(self.tail_size());
-        let read = self.each_dir_block(dir, 0, &mut |fb, block, bytes| {
+        self.each_dir_block(dir, 0, &mut |fb, block, bytes| {
             index.set_block(fb, block);
             let mut best = (0, None);
             for entry in entries(&self.geo, bytes, block) {
@@ -155,19 +201,21 @@ impl<P: Pmem> Ext4<P> {
                 if slack > best.0 {
                     best = (slack, Some(entry.off));
                 }
-                if entry.ino != 0 {
-                    let name = entry.name(bytes);
-                    index.add(names::hash(name, seed), name, fb, entry.off);
+                if entry.ino == 0 {
+                    continue;
                 }
+                let name = entry.name(bytes);
+                if hashed && name != b"." && name != b".." {
+                    let hash = name_hash(name, index.version, &self.geo.hash_seed).ok_or(wrong)?;
+                    if !index.leads_to(hash.major, fb) {
+                        return Err(wrong);
+                    }
+                }
+                index.add(names::hash(name, seed), name, fb, entry.off);
             }
             index.set_room(fb, best.1);
             Ok(true)
-        });
-        // A damaged directory is left to those who look at its blocks.
-        if read.is_ok() {
-            self.names.insert(index);
-        }
-        Ok(())
+        })
     }
 
     pub(crate) fn find_linear(

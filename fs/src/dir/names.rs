@@ -1,11 +1,12 @@
-//! The names of directories that are being changed, in memory: where each name
-//! stands, which block has room, which leaf of the hash tree a hash leads to.
+//! The names of directories in use, in memory: where each name stands, which block has room, which leaf of the hash tree a hash leads to.
 //!
 //! The media alone holds a directory; this only says where to look, and what
-//! is not there. An index is complete or absent: it is made by whoever changes
-//! a directory (under `&mut`), follows every change, and is dropped when a call
-//! is taken back. Readers use the ones that are there. A name is known by a
-//! hash of 32 bits and always compared with the entry itself.
+//! is not there. An index is complete or absent: it is made under `&mut`, for a
+//! directory that is changed or in which many names are looked for, follows
+//! every change, and is dropped when a call is taken back. Readers use the ones
+//! that are there. A name is known by a hash of 32 bits and always compared with
+//! the entry itself. Where there is a hash tree, it must lead to every name: a
+//! damaged directory is searched as Linux does it, so the same names are hidden.
 //!
 //! Taking a name out marks its entry as unused and joins it with an unused one
 //! behind it, so that the entry before need not be known; putting one in joins
@@ -14,6 +15,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots of all indices together: 2 MiB.
 const MAX_SLOTS: usize = 1 << 18;
@@ -239,6 +241,21 @@ impl NameIndex {
         leaves.get(after.saturating_sub(1)).map(|(_, fb)| *fb)
     }
 
+    /// Whether the tree, which is known, leads to block `fb` for this hash.
+    pub fn leads_to(&self, hash: u32, fb: u32) -> bool {
+        let Some(leaves) = &self.leaves else {
+            return false;
+        };
+        let after = leaves.partition_point(|(first, _)| *first <= hash);
+        let start = leaves.get(after.saturating_sub(1)..).unwrap_or(&[]);
+        let mut all = start.iter();
+        // Names with one hash may go on in the leaves behind, which say so.
+        all.next().is_some_and(|(_, leaf)| *leaf == fb)
+            || all
+                .take_while(|(first, _)| *first == hash | 1)
+                .any(|(_, leaf)| *leaf == fb)
+    }
+
     /// A leaf was split: names from `hash` on are in `new`.
     pub fn split(&mut self, old: u32, hash: u32, new: u32) {
         let Some(leaves) = &mut self.leaves else {
@@ -257,8 +274,16 @@ pub(crate) struct Names {
     dirs: Vec<NameIndex>,
     /// The directory that was changed last without an index, and how often.
     warm: (u32, u32),
+    /// The directory in which names were looked for last without an index (the
+    /// upper half), and how often.
+    missed: AtomicU64,
+    /// One whose names cannot be indexed as it is.
+    refused: u32,
     pub seed: u32,
 }
+
+/// Look-ups in a directory before its index is worth making.
+const MISSES: u32 = 4;
 
 impl Names {
     pub fn get(&self, ino: u32) -> Option<&NameIndex> {
@@ -275,8 +300,44 @@ impl Names {
             self.warm = (ino, 0);
         }
         self.warm.1 = self.warm.1.saturating_add(1);
-        blocks <= SMALL_BLOCKS.max(self.warm.1.saturating_mul(BLOCKS_PER_CHANGE))
-            && blocks <= MAX_BLOCKS
+        ino != self.refused && Self::is_worth(blocks, self.warm.1, SMALL_BLOCKS)
+    }
+
+    /// Whether so many uses of a directory are worth reading it.
+    fn is_worth(blocks: u32, uses: u32, least: u32) -> bool {
+        blocks <= least.max(uses.saturating_mul(BLOCKS_PER_CHANGE)) && blocks <= MAX_BLOCKS
+    }
+
+    /// Notes that a name was looked for in a directory without an index.
+    pub fn note_miss(&self, ino: u32) {
+        let before = self.missed.load(Ordering::Relaxed);
+        let count = match (before >> 32) as u32 == ino {
+            true => (before as u32).saturating_add(1),
+            false => 1,
+        };
+        // Of those that come at once one may not count.
+        let now = (u64::from(ino) << 32) | u64::from(count);
+        self.missed.store(now, Ordering::Relaxed);
+    }
+
+    /// The directory in which so many names were looked for that it should be
+    /// indexed if it has no more blocks than the second number.
+    pub fn sought(&self) -> Option<(u32, u32)> {
+        let missed = self.missed.load(Ordering::Relaxed);
+        let (ino, count) = ((missed >> 32) as u32, missed as u32);
+        let blocks = count.saturating_mul(BLOCKS_PER_CHANGE).min(MAX_BLOCKS);
+        (count >= MISSES && ino != self.refused).then_some((ino, blocks))
+    }
+
+    /// The directory's look-ups are counted anew.
+    pub fn forget_misses(&self) {
+        self.missed.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that a directory is damaged, or sorted in another way than its
+    /// tree says: it is not tried again until that may have changed.
+    pub fn refuse(&mut self, ino: u32) {
+        self.refused = ino;
     }
 
     /// Adds an index, and lets others go that have been used less.
@@ -298,10 +359,14 @@ impl Names {
     /// The directory is gone, or changed in a way that is not followed.
     pub fn forget(&mut self, ino: u32) {
         self.dirs.retain(|d| d.ino != ino);
+        if self.refused == ino {
+            self.refused = 0;
+        }
     }
 
     pub fn clear(&mut self) {
         self.dirs.clear();
+        self.refused = 0;
     }
 }
 
@@ -344,5 +409,29 @@ mod tests {
         let leaf = |h| index.leaf(h).expect("a tree");
         assert_eq!([leaf(0), leaf(50), leaf(52), leaf(100)], [1, 1, 3, 2]);
         assert_eq!(index.leaves, Some(vec![(0, 1), (51, 3), (100, 2)]));
+        // Hash 50 goes on in 3, hash 100 does not go on.
+        assert!(index.leads_to(50, 1) && index.leads_to(50, 3));
+        assert!(!index.leads_to(48, 3) && !index.leads_to(100, 3));
+        assert!(index.leads_to(100, 2) && index.leads_to(200, 2));
+    }
+
+    #[test]
+    fn many_misses_in_one_directory_count() {
+        let mut names = Names::default();
+        for _ in 0..5 {
+            assert_eq!(names.sought(), None);
+            names.note_miss(7);
+            names.note_miss(8);
+        }
+        for _ in 1..MISSES {
+            names.note_miss(8);
+        }
+        assert_eq!(names.sought(), Some((8, MISSES * BLOCKS_PER_CHANGE)));
+        names.refuse(8);
+        assert_eq!(names.sought(), None);
+        names.forget(8);
+        assert!(names.sought().is_some());
+        names.forget_misses();
+        assert_eq!(names.sought(), None);
     }
 }

@@ -87,19 +87,33 @@ fn char(b: u8, signed: bool) -> u32 {
 }
 
 /// The first 4·N bytes as words, the rest padded with the name's length.
+#[inline]
 fn words<const N: usize>(name: &[u8], signed: bool) -> [u32; N] {
     let len = name.len() as u32;
     let pad = len | (len << 8);
     let pad = pad | (pad << 16);
     let mut out = [pad; N];
-    for (word, bytes) in out.iter_mut().zip(name.chunks(4)) {
-        let mut value = pad;
-        for b in bytes {
-            value = char(*b, signed).wrapping_add(value << 8);
-        }
-        *word = value;
+    let (whole, rest) = name.as_chunks::<4>();
+    for (word, bytes) in out.iter_mut().zip(whole) {
+        let value = u32::from_be_bytes(*bytes);
+        *word = match signed && value & 0x8080_8080 != 0 {
+            true => add_chars(pad, bytes, signed),
+            false => value,
+        };
+    }
+    if let (false, Some(word)) = (rest.is_empty(), out.get_mut(whole.len())) {
+        *word = add_chars(pad, rest, signed);
     }
     out
+}
+
+/// Shifts characters into a word; one that is negative borrows from those
+/// before it.
+fn add_chars(mut word: u32, bytes: &[u8], signed: bool) -> u32 {
+    for b in bytes {
+        word = char(*b, signed).wrapping_add(word << 8);
+    }
+    word
 }
 
 fn legacy(name: &[u8], signed: bool) -> u32 {
@@ -132,27 +146,27 @@ fn tea(state: &mut [u32; 4], key: &[u32; 4]) {
     state[1] = state[1].wrapping_add(y);
 }
 
-/// One round of MD4 over eight words in this order.
+/// One round of MD4 over eight words.
 #[inline(always)]
 fn round(
     [mut a, mut b, mut c, mut d]: [u32; 4],
-    input: &[u32; 8],
-    order: [usize; 8],
-    shifts: [u32; 4],
+    input: [u32; 8],
+    [s0, s1, s2, s3]: [u32; 4],
     constant: u32,
     mix: impl Fn(u32, u32, u32) -> u32,
 ) -> [u32; 4] {
-    for (word, shift) in order.iter().zip(shifts.iter().cycle()) {
-        let x = input
-            .get(*word)
-            .copied()
-            .unwrap_or(0)
-            .wrapping_add(constant);
-        let t = a
-            .wrapping_add(mix(b, c, d))
-            .wrapping_add(x)
-            .rotate_left(*shift);
-        (a, b, c, d) = (d, t, b, c);
+    let step = |from: u32, mixed: u32, word: u32, shift| {
+        let word = word.wrapping_add(constant);
+        from.wrapping_add(mixed)
+            .wrapping_add(word)
+            .rotate_left(shift)
+    };
+    let [w0, w1, w2, w3, w4, w5, w6, w7] = input;
+    for [w0, w1, w2, w3] in [[w0, w1, w2, w3], [w4, w5, w6, w7]] {
+        a = step(a, mix(b, c, d), w0, s0);
+        d = step(d, mix(a, b, c), w1, s1);
+        c = step(c, mix(d, a, b), w2, s2);
+        b = step(b, mix(c, d, a), w3, s3);
     }
     [a, b, c, d]
 }
@@ -161,16 +175,16 @@ fn round(
 fn half_md4(state: &mut [u32; 4], input: &[u32; 8]) {
     const K2: u32 = 0x5a82_7999;
     const K3: u32 = 0x6ed9_eba1;
-    let order = [0, 1, 2, 3, 4, 5, 6, 7];
-    let s = round(*state, input, order, [3, 7, 11, 19], 0, |x, y, z| {
+    let [w0, w1, w2, w3, w4, w5, w6, w7] = *input;
+    let s = round(*state, *input, [3, 7, 11, 19], 0, |x, y, z| {
         z ^ (x & (y ^ z))
     });
-    let order = [1, 3, 5, 7, 0, 2, 4, 6];
-    let s = round(s, input, order, [3, 5, 9, 13], K2, |x, y, z| {
+    let second = [w1, w3, w5, w7, w0, w2, w4, w6];
+    let s = round(s, second, [3, 5, 9, 13], K2, |x, y, z| {
         (x & y).wrapping_add((x ^ y) & z)
     });
-    let order = [3, 7, 2, 6, 1, 5, 0, 4];
-    let [a, b, c, d] = round(s, input, order, [3, 9, 11, 15], K3, |x, y, z| x ^ y ^ z);
+    let third = [w3, w7, w2, w6, w1, w5, w0, w4];
+    let [a, b, c, d] = round(s, third, [3, 9, 11, 15], K3, |x, y, z| x ^ y ^ z);
     state[0] = state[0].wrapping_add(a);
     state[1] = state[1].wrapping_add(b);
     state[2] = state[2].wrapping_add(c);

@@ -174,10 +174,8 @@ const CHECKSUM_HI: usize = inode_field!(i_checksum_hi);
 /// The seed of everything that belongs to an inode: its own checksum and
 /// those of its extent and directory blocks.
 pub fn inode_seed(fs_seed: u32, ino: u32, generation: u32) -> u32 {
-    crc32c(
-        crc32c(fs_seed, &ino.to_le_bytes()),
-        &generation.to_le_bytes(),
-    )
+    let both = u64::from(ino) | u64::from(generation) << 32;
+    crc32c(fs_seed, &both.to_le_bytes())
 }
 
 /// Whether the record has room for the upper half of the checksum.
@@ -189,10 +187,25 @@ pub fn has_checksum_hi(raw: &[u8]) -> bool {
             .is_some_and(|b| u16::from_le_bytes(*b) >= 4)
 }
 
+/// The same in one go, of a record of the usual size; its own fields are made
+/// zero.
+fn checksum_of_copy(seed: u32, raw: &mut [u8; 256]) -> u32 {
+    let hi = if has_checksum_hi(raw) { 2 } else { 0 };
+    for (at, len) in [(CHECKSUM_LO, 2), (CHECKSUM_HI, hi)] {
+        if let Some(field) = raw.get_mut(at..at.saturating_add(len)) {
+            field.fill(0);
+        }
+    }
+    crc32c(seed, raw)
+}
+
 /// The checksum of a whole record (`s_inode_size` bytes), the checksum's own
 /// fields taken as zero. Only the lower 16 bits count if
 /// [`has_checksum_hi`] is false.
 pub fn inode_checksum(seed: u32, raw: &[u8]) -> u32 {
+    if let Ok(mut copy) = <[u8; 256]>::try_from(raw) {
+        return checksum_of_copy(seed, &mut copy);
+    }
     let part = |from: usize, to: usize| raw.get(from..to.min(raw.len())).unwrap_or(&[]);
     let mut crc = crc32c(seed, part(0, CHECKSUM_LO));
     crc = crc32c(crc, &[0, 0]);

@@ -19,6 +19,7 @@ use crate::pmem::Pmem;
 use crate::store::Checked;
 
 use super::extents::{Node, entry_offset, node_key};
+use super::root::Leaf;
 
 /// Steps of making room before something must be wrong: every step adds a
 /// node to a level, or a level.
@@ -84,7 +85,7 @@ fn raw_index(block: u32, leaf: u64) -> Raw {
 }
 
 /// Whether `b` can be the continuation of `a` in one extent.
-fn joins(a: &Extent, b: &Extent) -> bool {
+pub(super) fn joins(a: &Extent, b: &Extent) -> bool {
     let most = if a.unwritten {
         MAX_UNWRITTEN_LEN
     } else {
@@ -288,6 +289,10 @@ impl<P: Pmem> Ext4<P> {
 
     /// Adds an extent where there is a hole.
     pub(crate) fn extent_insert(&mut self, inode: &mut Inode, new: Extent) -> Result<()> {
+        if let Some(leaf) = Leaf::of(inode).and_then(|leaf| leaf.insert(new)) {
+            leaf.store(inode);
+            return Ok(());
+        }
         for _ in 0..MAX_STEPS {
             let path = self.descend(inode, new.block)?;
             let leaf = path.leaf()?;
@@ -447,6 +452,12 @@ impl<P: Pmem> Ext4<P> {
         to: u64,
         freed: &mut Vec<(u64, u32)>,
     ) -> Result<()> {
+        if let Some(leaf) = Leaf::of(inode)
+            && let Some(less) = leaf.remove(from, to, |start, len| freed.push((start, len)))
+        {
+            less.store(inode);
+            return Ok(());
+        }
         let mut at = from;
         // Each round finishes a leaf, or splits one once.
         while at < to {

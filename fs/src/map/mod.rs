@@ -5,6 +5,7 @@ mod edit;
 pub(crate) mod extents;
 mod grow;
 pub(crate) mod indirect;
+mod root;
 mod shift;
 
 use crate::disk::inode::InodeFlags;

@@ -124,7 +124,7 @@ impl<P: Pmem> Ext4<P> {
             let is_due = |seal: &Seal| matches!(seal, Seal::Groups(..)) == groups;
             for (block, seal) in self.store.take_unsealed(is_due) {
                 match seal {
-                    Seal::Leaf(seed) => self.seal_leaf(seed, block)?,
+                    Seal::Leaf(ino, generation) => self.seal_leaf(ino, generation, block)?,
                     Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
                     Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
                     Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,

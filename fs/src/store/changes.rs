@@ -24,8 +24,8 @@ pub(super) struct Change {
 /// A checksum over a whole block that is brought up to date once, at commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seal {
-    /// A leaf of a directory, with the seed of its inode.
-    Leaf(u32),
+    /// A leaf of a directory, with the number and generation of its inode.
+    Leaf(u32, u32),
     /// The block bitmap of a group.
     BlockBitmap(u32),
     /// The inode bitmap of a group.

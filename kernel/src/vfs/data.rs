@@ -86,6 +86,16 @@ impl Data {
         }
     }
 
+    /// Forgets everything: it is another file's now. Nobody uses it, so no
+    /// range is taken.
+    pub fn renew(&mut self) {
+        self.extents.forget();
+        *self.size.get_mut() = 0;
+        *self.way.get_mut() = UNKNOWN;
+        *self.stamped.get_mut() = 0;
+        *self.mapped.get_mut() = false;
+    }
+
     /// Forgets what a change of the layout has made untrue and keeps the size.
     /// The file system's lock is held alone.
     pub(super) fn changed(&self, size: u64) {

@@ -425,12 +425,24 @@ impl FileSystem for Ext4Fs {
         Ino::from(quire_fs::disk::inode::ROOT_INO)
     }
 
-    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        let found = |fs: &Ext4<SharedPmem>| {
-            let ino = fs.lookup(number(dir)?, name).map_err(named(name))?;
-            Ok(ino.0.into())
-        };
-        self.0.noticed(self.0.read(found))
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        let mut wants_index = None;
+        let found = self.0.read(|fs| {
+            let found = fs.lookup(number(dir)?, name);
+            wants_index = fs.wants_index();
+            match found {
+                Ok(ino) => Ok(Some(ino.0.into())),
+                Err(FsError::NotFound) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        });
+        if let Some(dir) = wants_index {
+            self.0.write(|fs| {
+                fs.index(dir);
+                Ok(())
+            })?;
+        }
+        self.0.noticed(found)
     }
 
     fn metadata(&self, ino: Ino) -> Result<Metadata> {
@@ -545,11 +557,8 @@ impl FileSystem for Ext4Fs {
             })
     }
 
-    fn unlink(&self, dir: Ino, name: &[u8], keep: bool, _: Time) -> Result<Option<Ino>> {
-        let dir = number(dir)?;
-        let ino = self
-            .0
-            .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
+    fn unlink(&self, dir: Ino, name: &[u8], ino: Ino, keep: bool, _: Time) -> Result<Option<Ino>> {
+        let (dir, ino) = (number(dir)?, number(ino)?);
         let (ino, left) = if keep {
             self.0.change(&[dir, ino], |fs| {
                 fs.unlink(dir, name, Release::Later).map_err(named(name))
@@ -570,11 +579,8 @@ impl FileSystem for Ext4Fs {
         Ok((keep && left == 0).then_some(ino.0.into()))
     }
 
-    fn rmdir(&self, dir: Ino, name: &[u8], _: Time) -> Result<()> {
-        let dir = number(dir)?;
-        let ino = self
-            .0
-            .read(|fs| fs.lookup(dir, name).map_err(named(name)))?;
+    fn rmdir(&self, dir: Ino, name: &[u8], ino: Ino, _: Time) -> Result<()> {
+        let (dir, ino) = (number(dir)?, number(ino)?);
         self.0
             .change(&[dir, ino], |fs| fs.rmdir(dir, name).map_err(named(name)))
     }
@@ -583,24 +589,28 @@ impl FileSystem for Ext4Fs {
         &self,
         (from_dir, from): (Ino, &[u8]),
         (to_dir, to): (Ino, &[u8]),
+        (moved, replaced): (Ino, Option<Ino>),
         keep: bool,
         _: Time,
     ) -> Result<Option<Ino>> {
         let (from_dir, to_dir) = (number(from_dir)?, number(to_dir)?);
-        let moved = self
-            .0
-            .read(|fs| fs.lookup(from_dir, from).map_err(named(from)))?;
-        let old = self.0.read(|fs| Ok(fs.lookup(to_dir, to)?)).ok();
-        let replaced = match old {
+        let moved = number(moved)?;
+        let replaced = replaced.map(number).transpose()?;
+        let lease = match replaced {
             Some(ino) if !keep => Some(self.0.layout_lease(ino, 0..u64::MAX)?),
             _ => None,
         };
-        let release = match &replaced {
+        let release = match &lease {
             Some(lease) => Release::Now(lease.as_layout()),
             None => Release::Later,
         };
-        let changed = [from_dir, to_dir, moved, old.unwrap_or(moved)];
-        let gone = self.0.change(&changed, |fs| {
+        let changed = [from_dir, moved, to_dir, replaced.unwrap_or(moved)];
+        // Most renames are in one directory, and replace nothing.
+        let changed = match (from_dir == to_dir, replaced) {
+            (true, None) => &changed[..2],
+            _ => &changed[..],
+        };
+        let gone = self.0.change(changed, |fs| {
             let gone = fs
                 .rename(from_dir, from, to_dir, to, release)
                 .map_err(named(from))?;

@@ -1,9 +1,9 @@
 //! What somebody holds: inodes, open files, directories being read.
 
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::vec::{self, Vec};
 use core::ops::Range;
+use smallvec::SmallVec;
 
 use crate::dax::{self, MapOptions, Mapping, Perms};
 use crate::error::{Error, Result};
@@ -584,11 +584,14 @@ impl File {
     }
 }
 
+/// A name in hand: most are short and need no memory of their own.
+pub type Name = SmallVec<[u8; 32]>;
+
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
     /// Its name.
-    pub name: Vec<u8>,
+    pub name: Name,
     /// Its inode's number.
     pub ino: Ino,
     /// Its inode's kind.
@@ -599,7 +602,7 @@ pub struct DirEntry {
 /// made or removed meanwhile may or may not be seen. `.` and `..` are left out.
 pub struct ReadDir {
     node: Node,
-    entries: VecDeque<Result<DirEntry>>,
+    entries: vec::IntoIter<Result<DirEntry>>,
     next: u64,
     done: bool,
 }
@@ -613,50 +616,62 @@ impl ReadDir {
         }
         Ok(ReadDir {
             node,
-            entries: VecDeque::new(),
+            entries: Vec::new().into_iter(),
             next: 0,
             done: false,
         })
     }
 
+    #[cold]
     fn fill(&mut self) {
         let fs = self.node.fs();
-        let mut raw = Vec::with_capacity(PORTION);
+        let mut entries = Vec::with_capacity(PORTION);
+        let mut unknown = Vec::new();
         let mut next = self.next;
         let result = fs.read_dir(self.node.ino(), self.next, &mut |entry| {
-            raw.push((entry.name.to_vec(), entry.ino, entry.kind));
+            if entry.kind.is_none() {
+                unknown.push(entries.len());
+            }
+            entries.push(Ok(DirEntry {
+                name: Name::from_slice(entry.name),
+                ino: entry.ino,
+                kind: entry.kind.unwrap_or(FileKind::File),
+            }));
             next = entry.next;
-            raw.len() < PORTION
+            entries.len() < PORTION
         });
-        self.done = raw.len() < PORTION;
+        self.done = entries.len() < PORTION;
         self.next = next;
-        for (name, ino, kind) in raw {
-            let kind = match kind {
-                Some(kind) => Ok(kind),
-                None => fs.metadata(ino).map(|metadata| metadata.kind),
+        // From the end, so that the places before stay.
+        for at in unknown.into_iter().rev() {
+            let Ok(entry) = &mut entries[at] else {
+                continue;
             };
-            self.entries.push_back(match kind {
-                Ok(kind) => Ok(DirEntry { name, ino, kind }),
+            match fs.metadata(entry.ino) {
+                Ok(metadata) => entry.kind = metadata.kind,
                 // Removed since: it is as if it had never been seen.
-                Err(Error::NotFound { .. }) => continue,
-                Err(error) => Err(error),
-            });
+                Err(Error::NotFound { .. }) => drop(entries.remove(at)),
+                Err(error) => entries[at] = Err(error),
+            }
         }
         // What a damaged directory still holds comes first, the damage last.
         if let Err(error) = result {
             self.done = true;
-            self.entries.push_back(Err(error));
+            entries.push(Err(error));
         }
+        self.entries = entries.into_iter();
     }
 }
 
 impl Iterator for ReadDir {
     type Item = Result<DirEntry>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(entry) = self.entries.pop_front() {
-                return Some(entry);
+            let entry = self.entries.next();
+            if entry.is_some() {
+                return entry;
             }
             if self.done {
                 return None;

@@ -66,6 +66,27 @@ impl Inode {
     }
 }
 
+/// The object of an inode that is no more as another's, if nobody has it any
+/// more.
+fn renewed(
+    spare: Option<Arc<Inode>>,
+    mount: &Arc<Mount>,
+    ino: Ino,
+    kind: FileKind,
+) -> Option<Arc<Inode>> {
+    let mut inode = spare?;
+    let object = Arc::get_mut(&mut inode)?;
+    if !Arc::ptr_eq(&object.mount, mount) {
+        return None;
+    }
+    object.ino = ino;
+    object.kind = kind;
+    *object.pins.get_mut() = 1;
+    *object.kept.get_mut() = false;
+    object.data.renew();
+    Some(inode)
+}
+
 /// Parts of the table.
 const PARTS: usize = 32;
 /// Inodes in a part above which one that nobody has open goes.
@@ -73,14 +94,27 @@ const PART_LEN: usize = 8;
 /// Inodes that are looked at to find one.
 const LOOKS: usize = 8;
 
-type Part = SpinLock<BTreeMap<Ino, Arc<Inode>>>;
+/// A part of the table.
+struct PartTable {
+    inodes: BTreeMap<Ino, Arc<Inode>>,
+    /// The object of an inode that is no more, for the next one.
+    spare: Option<Arc<Inode>>,
+}
+
+type Part = SpinLock<PartTable>;
 
 /// A mount's inodes.
 pub(super) struct Inodes([Part; PARTS]);
 
 impl Inodes {
     pub fn new() -> Inodes {
-        Inodes([const { SpinLock::new(BTreeMap::new()) }; PARTS])
+        let part = || {
+            SpinLock::new(PartTable {
+                inodes: BTreeMap::new(),
+                spare: None,
+            })
+        };
+        Inodes(core::array::from_fn(|_| part()))
     }
 
     fn part(&self, ino: Ino) -> &Part {
@@ -91,28 +125,32 @@ impl Inodes {
     /// is held, or somebody has the inode pinned.
     pub fn pin(&self, mount: &Arc<Mount>, ino: Ino, kind: FileKind) -> Arc<Inode> {
         let mut part = self.part(ino).lock();
-        if let Some(inode) = part.get(&ino) {
+        if let Some(inode) = part.inodes.get(&ino) {
             return inode.pin_again();
         }
-        let idle = if part.len() >= PART_LEN {
+        let idle = if part.inodes.len() >= PART_LEN {
             let idle = part
+                .inodes
                 .iter()
                 .take(LOOKS)
                 .find(|(_, other)| other.pins.load(Ordering::Acquire) == 0)
                 .map(|(&other, _)| other);
-            idle.and_then(|other| part.remove(&other))
+            idle.and_then(|other| part.inodes.remove(&other))
         } else {
             None
         };
-        let inode = Arc::new(Inode {
-            mount: mount.clone(),
-            ino,
-            kind,
-            pins: AtomicUsize::new(1),
-            kept: AtomicBool::new(false),
-            data: Data::new(),
+        let spare = part.spare.take();
+        let inode = renewed(spare, mount, ino, kind).unwrap_or_else(|| {
+            Arc::new(Inode {
+                mount: mount.clone(),
+                ino,
+                kind,
+                pins: AtomicUsize::new(1),
+                kept: AtomicBool::new(false),
+                data: Data::new(),
+            })
         });
-        part.insert(ino, inode.clone());
+        part.inodes.insert(ino, inode.clone());
         drop(part);
         drop(idle);
         inode
@@ -121,13 +159,13 @@ impl Inodes {
     /// The inode, if somebody has it open.
     pub fn find(&self, ino: Ino) -> Option<Arc<Inode>> {
         let part = self.part(ino).lock();
-        let inode = part.get(&ino)?;
+        let inode = part.inodes.get(&ino)?;
         (inode.pins.load(Ordering::Acquire) > 0).then(|| inode.pin_again())
     }
 
     pub fn is_open(&self, ino: Ino) -> bool {
         let part = self.part(ino).lock();
-        let pins = part.get(&ino).map(|inode| &inode.pins);
+        let pins = part.inodes.get(&ino).map(|inode| &inode.pins);
         pins.is_some_and(|pins| pins.load(Ordering::Acquire) > 0)
     }
 
@@ -135,19 +173,25 @@ impl Inodes {
     /// become another's. Tells whether it was there.
     pub fn forget(&self, ino: Ino) -> bool {
         let mut part = self.part(ino).lock();
-        let open = part
-            .get(&ino)
-            .is_some_and(|inode| inode.pins.load(Ordering::Acquire) > 0);
-        let gone = if open { None } else { part.remove(&ino) };
+        let Some(inode) = part.inodes.get(&ino) else {
+            return false;
+        };
+        if inode.pins.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let gone = part.inodes.remove(&ino);
+        // What was there goes outside of the lock.
+        let before = core::mem::replace(&mut part.spare, gone);
         drop(part);
-        gone.is_some()
+        drop(before);
+        true
     }
 
     /// How many inodes somebody has open.
     pub fn open_count(&self) -> usize {
         let open = |part: &Part| {
             let part = part.lock();
-            let pins = part.values().map(|inode| &inode.pins);
+            let pins = part.inodes.values().map(|inode| &inode.pins);
             pins.filter(|pins| pins.load(Ordering::Acquire) > 0).count()
         };
         self.0.iter().map(open).sum()
@@ -157,16 +201,18 @@ impl Inodes {
     pub fn shrink(&self) {
         for part in &self.0 {
             let mut idle = BTreeMap::new();
+            let spare;
             {
                 let mut part = part.lock();
-                core::mem::swap(&mut *part, &mut idle);
+                spare = part.spare.take();
+                core::mem::swap(&mut part.inodes, &mut idle);
                 for (&ino, inode) in &idle {
                     if inode.pins.load(Ordering::Acquire) > 0 {
-                        part.insert(ino, inode.clone());
+                        part.inodes.insert(ino, inode.clone());
                     }
                 }
             }
-            drop(idle);
+            drop((idle, spare));
         }
     }
 }

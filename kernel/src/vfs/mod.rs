@@ -41,6 +41,7 @@ pub mod inode;
 mod lease;
 mod names;
 mod park;
+mod paths;
 pub mod ramfs;
 mod ranges;
 mod slots;
@@ -58,7 +59,7 @@ pub use dax_rules::TESTS as DAX_TESTS;
 pub use rules::TESTS;
 
 pub use devices::{DeviceInfo, Devices, MemDevices, Namespaces, NoDevices};
-pub use file::{DirEntry, File, Node, OpenOptions, ReadDir, SeekFrom};
+pub use file::{DirEntry, File, Name, Node, OpenOptions, ReadDir, SeekFrom};
 pub use inode::Inode;
 pub use park::ParkedInfo;
 pub use tree::{MountInfo, Vfs};
@@ -363,8 +364,8 @@ pub trait FileSystem: Send + Sync {
     fn type_name(&self) -> &'static str;
     /// The root directory.
     fn root(&self) -> Ino;
-    /// The inode under this name: `NotDir` when `dir` is none, `NotFound`.
-    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino>;
+    /// The inode under this name, if there is one: `NotDir` when `dir` is none.
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>>;
     /// An inode's metadata.
     fn metadata(&self, ino: Ino) -> Result<Metadata>;
     /// A symbolic link's target.
@@ -426,18 +427,21 @@ pub trait FileSystem: Send + Sync {
     fn create(&self, dir: Ino, name: &[u8], node: &NewNode) -> Result<Ino>;
     /// Gives an inode one more name.
     fn link(&self, ino: Ino, dir: Ino, name: &[u8], now: Time) -> Result<()>;
-    /// Takes a name away from anything but a directory. When that was the last
-    /// one and `keep` is set, the inode lives until [`FileSystem::evict`], and
-    /// the answer is its number.
-    fn unlink(&self, dir: Ino, name: &[u8], keep: bool, now: Time) -> Result<Option<Ino>>;
-    /// Removes an empty directory.
-    fn rmdir(&self, dir: Ino, name: &[u8], now: Time) -> Result<()>;
-    /// Renames, replacing what the new name led to. `keep` and the answer are
-    /// as with `unlink`, for the replaced inode.
+    /// Takes a name away from `ino`, which it leads to and which is anything but
+    /// a directory. When that was the last one and `keep` is set, the inode
+    /// lives until [`FileSystem::evict`], and the answer is its number.
+    fn unlink(&self, dir: Ino, name: &[u8], ino: Ino, keep: bool, now: Time)
+    -> Result<Option<Ino>>;
+    /// Removes an empty directory, `ino`, which the name leads to.
+    fn rmdir(&self, dir: Ino, name: &[u8], ino: Ino, now: Time) -> Result<()>;
+    /// Renames what the first of `inodes` is the number of, replacing the
+    /// second, which the new name leads to. `keep` and the answer are as with
+    /// `unlink`, for the replaced inode.
     fn rename(
         &self,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
+        inodes: (Ino, Option<Ino>),
         keep: bool,
         now: Time,
     ) -> Result<Option<Ino>>;

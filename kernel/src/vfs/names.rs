@@ -44,9 +44,17 @@ pub(super) struct Names(Slots<1>);
 pub(super) type Visit<'a> = super::slots::Visit<'a, 1>;
 
 /// A value that is not 0, if it fits.
-fn pack(ino: Ino, kind: FileKind) -> Option<u64> {
+pub(super) fn pack(ino: Ino, kind: FileKind) -> Option<u64> {
     let code = FileKind::ALL.iter().position(|&other| other == kind)? as u64 + 1;
     (ino >> INO_BITS == 0).then_some(code << INO_BITS | ino)
+}
+
+/// What was [packed](pack).
+#[inline]
+pub(super) fn unpack(value: u64) -> Option<(Ino, FileKind)> {
+    let code = (value >> INO_BITS) as usize;
+    let kind = FileKind::ALL.get(code.wrapping_sub(1))?;
+    Some((value & ((1 << INO_BITS) - 1), *kind))
 }
 
 /// Calls `f` with a name's key, if it has one.
@@ -98,13 +106,10 @@ impl Names {
             None => Known::Nothing(None),
             Some(Err(version)) => Known::Nothing(Some(version)),
             Some(Ok([0])) => Known::Absent,
-            Some(Ok([value])) => {
-                let code = (value >> INO_BITS) as usize;
-                match FileKind::ALL.get(code.wrapping_sub(1)) {
-                    Some(kind) => Known::Present(value & ((1 << INO_BITS) - 1), *kind),
-                    None => Known::Nothing(None),
-                }
-            }
+            Some(Ok([value])) => match unpack(value) {
+                Some((ino, kind)) => Known::Present(ino, kind),
+                None => Known::Nothing(None),
+            },
         }
     }
 

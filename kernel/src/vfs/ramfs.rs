@@ -268,8 +268,12 @@ impl FileSystem for RamFs {
         ROOT
     }
 
-    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        self.state.lock().lookup(dir, name)
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        match self.state.lock().lookup(dir, name) {
+            Ok(ino) => Ok(Some(ino)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn metadata(&self, ino: Ino) -> Result<Metadata> {
@@ -425,7 +429,7 @@ impl FileSystem for RamFs {
         Ok(())
     }
 
-    fn unlink(&self, dir: Ino, name: &[u8], keep: bool, now: Time) -> Result<Option<Ino>> {
+    fn unlink(&self, dir: Ino, name: &[u8], _: Ino, keep: bool, now: Time) -> Result<Option<Ino>> {
         let mut state = self.state.lock();
         let ino = state.lookup(dir, name)?;
         if state.is_dir(ino)? {
@@ -435,7 +439,7 @@ impl FileSystem for RamFs {
         state.drop_link(ino, keep, now)
     }
 
-    fn rmdir(&self, dir: Ino, name: &[u8], now: Time) -> Result<()> {
+    fn rmdir(&self, dir: Ino, name: &[u8], _: Ino, now: Time) -> Result<()> {
         let mut state = self.state.lock();
         let ino = state.lookup(dir, name)?;
         if !state.is_empty_dir(ino)? {
@@ -451,6 +455,7 @@ impl FileSystem for RamFs {
         &self,
         (from_dir, from): (Ino, &[u8]),
         (to_dir, to): (Ino, &[u8]),
+        _: (Ino, Option<Ino>),
         keep: bool,
         now: Time,
     ) -> Result<Option<Ino>> {

@@ -24,7 +24,7 @@ fn tree() -> Vfs {
 fn names(vfs: &Vfs, path: &str) -> Vec<String> {
     let entries = vfs.read_dir(path.as_bytes()).unwrap();
     entries
-        .map(|entry| String::from_utf8(entry.unwrap().name).unwrap())
+        .map(|entry| String::from_utf8(entry.unwrap().name.into_vec()).unwrap())
         .collect()
 }
 

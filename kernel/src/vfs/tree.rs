@@ -13,6 +13,7 @@ use super::ext4::Ext4Fs;
 use super::file::{File, Node, OpenOptions, ReadDir};
 use super::inode::Inodes;
 use super::names::Names;
+use super::paths::{Known, Paths};
 use super::ramfs::RamFs;
 use super::walk::{Place, Target, not_found};
 use super::{
@@ -171,6 +172,7 @@ impl Drop for ClaimedDevice<'_> {
 pub struct Vfs {
     table: BrLock<Table>,
     names: Names,
+    paths: Paths,
     devices: Box<dyn Devices>,
     clock: fn() -> Time,
 }
@@ -195,6 +197,7 @@ impl Vfs {
                 next_id: 1,
             }),
             names: Names::new(super::cache_bytes()),
+            paths: Paths::new(super::cache_bytes() / 4),
             devices,
             clock,
         }
@@ -260,6 +263,7 @@ impl Vfs {
             result => result?,
         }
         let mut table = self.table.write();
+        self.paths.changed();
         let (canonical, covers) = {
             let mut target = Target::new(&table, dir);
             self.walk(&table, &mut target, true)?;
@@ -314,6 +318,7 @@ impl Vfs {
     }
 
     fn take_out(&self, table: &mut Table, mount: &Arc<Mount>) -> Result<()> {
+        self.paths.changed();
         let dir = String::from_utf8_lossy(&mount.dir).into_owned();
         let above = |other: &&Arc<Mount>| other.covers.is_some_and(|(id, _)| id == mount.id);
         if let Some(other) = table.mounts.iter().find(above) {
@@ -395,10 +400,40 @@ impl Vfs {
     /// The inode at a path, held until it is dropped.
     pub fn node(&self, path: &[u8], follow: bool) -> Result<Node> {
         let table = self.table.read();
-        let mut target = Target::new(&table, path);
-        self.walk(&table, &mut target, follow)?;
-        let place = target.existing()?;
+        let place = self.find(&table, path, follow)?;
         Ok(Node::pin(&place, self.clock))
+    }
+
+    /// Where a path leads, which must be there.
+    #[inline]
+    fn find<'t>(&self, table: &'t Table, path: &[u8], follow: bool) -> Result<Place<'t>> {
+        let keep = match self.paths.get(path, follow) {
+            Known::At(at, ino, kind) => match table.mounts.get(at) {
+                Some(mount) => return Ok(Place { mount, ino, kind }),
+                None => false,
+            },
+            Known::Nothing { keep } => keep,
+        };
+        self.find_by_walk(table, path, follow, keep)
+    }
+
+    fn find_by_walk<'t>(
+        &self,
+        table: &'t Table,
+        path: &[u8],
+        follow: bool,
+        keep: bool,
+    ) -> Result<Place<'t>> {
+        let mut target = Target::new(table, path);
+        self.walk(table, &mut target, follow)?;
+        let place = target.existing()?;
+        if keep {
+            let mut mounts = table.mounts.iter();
+            if let Some(at) = mounts.position(|mount| Arc::ptr_eq(mount, place.mount)) {
+                self.paths.keep(path, follow, at, place.ino, place.kind);
+            }
+        }
+        Ok(place)
     }
 
     #[inline]
@@ -414,10 +449,7 @@ impl Vfs {
     /// Calls `f` with the inode at a path, which nobody can free meanwhile.
     fn at<T>(&self, path: &[u8], follow: bool, f: impl FnOnce(Place) -> Result<T>) -> Result<T> {
         let table = self.table.read();
-        let mut target = Target::new(&table, path);
-        self.walk(&table, &mut target, follow)?;
-        let place = target.existing()?;
-        f(place)
+        f(self.find(&table, path, follow)?)
     }
 
     /// Makes something under the name that a walk did not find, and lets the
@@ -456,6 +488,7 @@ impl Vfs {
     /// Gives back what the caches of names and inodes hold.
     pub fn shrink(&self) {
         self.names.shrink();
+        self.paths.shrink();
         for mount in &self.table.read().mounts {
             mount.inodes.shrink();
             mount.fs.shrink();
@@ -466,6 +499,12 @@ impl Vfs {
     pub fn open(&self, path: &[u8], options: &OpenOptions) -> Result<File> {
         options.check()?;
         let table = self.table.read();
+        if !options.create && !options.create_new {
+            let place = self.find(&table, path, true)?;
+            let node = Node::pin(&place, self.clock);
+            drop(table);
+            return File::open(node, options);
+        }
         // A link under the last name is not followed when a new file is
         // demanded: the name is taken.
         let mut target = Target::new(&table, path);
@@ -481,7 +520,8 @@ impl Vfs {
                     // Another thread was faster.
                     Err(Error::Exists { .. }) if !options.create_new => {
                         let mount = target.dir().mount;
-                        let ino = mount.fs.lookup(target.dir().ino, target.name())?;
+                        let found = mount.fs.lookup(target.dir().ino, target.name())?;
+                        let ino = found.ok_or_else(|| not_found(target.name()))?;
                         let kind = mount.fs.metadata(ino)?.kind;
                         Place { mount, ino, kind }
                     }
@@ -639,6 +679,7 @@ impl Vfs {
     /// lives on until its last close.
     pub fn remove_file(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
+        self.paths.changed();
         let mut target = Target::new(&table, path);
         self.walk(&table, &mut target, false)?;
         let (dir, name) = (target.dir(), target.name());
@@ -651,7 +692,8 @@ impl Vfs {
         }
         dir.mount.check_writable()?;
         let removed = place.mount.unname(place.ino, |keep| {
-            dir.mount.fs.unlink(dir.ino, name, keep, self.now())
+            let fs = &dir.mount.fs;
+            fs.unlink(dir.ino, name, place.ino, keep, self.now())
         });
         self.removed(&dir, name, &removed);
         removed
@@ -661,6 +703,7 @@ impl Vfs {
     /// on which something is mounted, is busy.
     pub fn remove_dir(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
+        self.paths.changed();
         let mut target = Target::new(&table, path);
         self.walk(&table, &mut target, false)?;
         let (dir, name) = (target.dir(), target.name());
@@ -679,7 +722,8 @@ impl Vfs {
             return Err(Error::busy("the directory is open"));
         }
         place.mount.inodes.forget(place.ino);
-        let removed = dir.mount.fs.rmdir(dir.ino, name, self.now());
+        let fs = &dir.mount.fs;
+        let removed = fs.rmdir(dir.ino, name, place.ino, self.now());
         self.removed(&dir, name, &removed);
         removed
     }
@@ -688,6 +732,7 @@ impl Vfs {
     /// Between two file systems that is an error: copy instead.
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let table = self.table.write();
+        self.paths.changed();
         let mut source = Target::new(&table, from);
         self.walk(&table, &mut source, false)?;
         let mut target = Target::new(&table, to);
@@ -724,7 +769,8 @@ impl Vfs {
         }
         let from = (from_dir.ino, source.name());
         let to = (to_dir.ino, target.name());
-        let rename = |keep| mount.fs.rename(from, to, keep, self.now());
+        let inodes = (moved.ino, target.found.map(|replaced| replaced.ino));
+        let rename = |keep| mount.fs.rename(from, to, inodes, keep, self.now());
         let result = match &target.found {
             Some(replaced) => mount.unname(replaced.ino, rename),
             None => rename(false).map(drop),

@@ -239,10 +239,9 @@ fn look_into(
     version: Option<Version>,
 ) -> Result<Option<(Ino, FileKind)>> {
     let fs = &dir.mount.fs;
-    let found = match fs.lookup(dir.ino, name) {
-        Ok(ino) => Some((ino, fs.metadata(ino)?.kind)),
-        Err(Error::NotFound { .. }) => None,
-        Err(other) => return Err(other),
+    let found = match fs.lookup(dir.ino, name)? {
+        Some(ino) => Some((ino, fs.metadata(ino)?.kind)),
+        None => None,
     };
     if let Some(version) = version
         && dir.mount.caches_names

@@ -197,7 +197,7 @@ fn matching(env: &Env, dir: &[u8], pattern: &Pattern, hidden: bool) -> Vec<Vec<u
         .filter(|entry| hidden || !entry.name.starts_with(b"."))
         .filter(|entry| pattern.matches(&entry.name))
         .map(|entry| match dir {
-            b"" => entry.name,
+            b"" => entry.name.into_vec(),
             _ if dir.ends_with(b"/") => [dir, &entry.name].concat(),
             _ => join(dir, &entry.name),
         })

@@ -277,7 +277,7 @@ fn ls(ctx: &mut Context) -> Outcome {
             if entry.kind == FileKind::Dir {
                 below.push(path.clone());
             }
-            items.extend(listed(ctx, path, entry.name));
+            items.extend(listed(ctx, path, entry.name.into_vec()));
         }
         print_listed(ctx, &items);
         if ctx.args.has(b'R') {

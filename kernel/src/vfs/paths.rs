@@ -1,0 +1,162 @@
+//! Whole paths that were walked, and where they ended.
+//!
+//! A path that is there leads to the same place until a name is removed or
+//! renamed, or something is mounted or unmounted: all of that happens under the
+//! tree's lock held alone, and raises the *generation*. A record (see
+//! [`super::slots`]) counts in the generation in which it was made, and a walk
+//! looks under the lock held shared, so what it finds is so until it lets go.
+//! Names that are made change no path that was there.
+//!
+//! A path is kept when it is walked the second time: most that are walked once
+//! are not asked for again. One of over [`PATH_WORDS`] words is not kept.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::bytes::last_word;
+use super::names::{pack, unpack};
+use super::slots::{Key, Slots, WORDS, mix};
+use super::{FileKind, Ino};
+
+/// Words of a value: generation and mount, inode and kind.
+const VALUE: usize = 2;
+/// Words of a key before the path: tag and length.
+const HEAD: usize = 2;
+/// Words that a path may have.
+const PATH_WORDS: usize = WORDS - HEAD - VALUE;
+/// Bits of a mount's place in the table, beside the generation.
+const MOUNT_BITS: u32 = 16;
+/// Paths that are remembered as walked once.
+const ONCE: usize = 64;
+
+/// The cache.
+pub(super) struct Paths {
+    slots: Slots<VALUE>,
+    generation: AtomicU64,
+    once: [AtomicU64; ONCE],
+}
+
+/// What is known of a path.
+pub(super) enum Known {
+    /// It ends at this place in the table of mounts, at this inode.
+    At(usize, Ino, FileKind),
+    /// Nothing; where the walk ends is worth keeping, or not yet.
+    Nothing {
+        /// Whether it was walked before.
+        keep: bool,
+    },
+}
+
+/// Calls `f` with a path's key, if it has one.
+#[inline]
+fn with_key<R>(path: &[u8], follow: bool, f: impl FnOnce(&Key) -> R) -> Option<R> {
+    let (whole, rest) = path.as_chunks::<8>();
+    if path.len().div_ceil(8) > PATH_WORDS {
+        return None;
+    }
+    let mut words = [0; HEAD + PATH_WORDS];
+    words[1] = path.len() as u64 | u64::from(follow) << 32;
+    let mut hash = mix(0, words[1]);
+    let mut at = HEAD;
+    for chunk in whole {
+        words[at] = u64::from_le_bytes(*chunk);
+        hash = mix(hash, words[at]);
+        at += 1;
+    }
+    if !rest.is_empty() {
+        words[at] = last_word(rest);
+        hash = mix(hash, words[at]);
+        at += 1;
+    }
+    words[0] = hash | 1;
+    Some(f(&Key {
+        words: &words[..at],
+    }))
+}
+
+impl Paths {
+    pub fn new(bytes: usize) -> Paths {
+        Paths {
+            slots: Slots::new(bytes),
+            generation: AtomicU64::new(0),
+            once: [const { AtomicU64::new(0) }; ONCE],
+        }
+    }
+
+    /// Where a path ends. The tree's lock is held.
+    #[inline]
+    pub fn get(&self, path: &[u8], follow: bool) -> Known {
+        let generation = self.generation.load(Ordering::Acquire);
+        let known = with_key(path, follow, |key| match self.slots.get(key) {
+            Ok([stamp, value]) if stamp >> MOUNT_BITS == generation => {
+                let mount = stamp & ((1 << MOUNT_BITS) - 1);
+                let (ino, kind) = unpack(value)?;
+                Some(Known::At(mount as usize, ino, kind))
+            }
+            _ => {
+                let tag = key.words[0];
+                let once = &self.once[(tag >> 40) as usize % ONCE];
+                let mark = tag.wrapping_add(generation);
+                let keep = once.load(Ordering::Relaxed) == mark;
+                if !keep {
+                    once.store(mark, Ordering::Relaxed);
+                }
+                Some(Known::Nothing { keep })
+            }
+        });
+        known.flatten().unwrap_or(Known::Nothing { keep: false })
+    }
+
+    /// Keeps where a path ends; the tree's lock has been held since the walk.
+    #[cold]
+    pub fn keep(&self, path: &[u8], follow: bool, mount: usize, ino: Ino, kind: FileKind) {
+        let generation = self.generation.load(Ordering::Acquire);
+        let Some(value) = pack(ino, kind).filter(|_| mount >> MOUNT_BITS == 0) else {
+            return;
+        };
+        let stamp = generation << MOUNT_BITS | mount as u64;
+        with_key(path, follow, |key| self.slots.set(key, &[stamp, value]));
+    }
+
+    /// Paths that were there may be gone, or lead elsewhere. The tree's lock is
+    /// held alone.
+    pub fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Gives all memory back.
+    pub fn shrink(&self) {
+        self.slots.shrink();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_kept_the_second_time_and_until_something_goes() {
+        let paths = Paths::new(1 << 14);
+        let get = |path: &[u8], follow| match paths.get(path, follow) {
+            Known::At(mount, ino, kind) => Ok((mount, ino, kind)),
+            Known::Nothing { keep } => Err(keep),
+        };
+        assert_eq!(get(b"/a/b", true), Err(false));
+        assert_eq!(get(b"/a/b", true), Err(true));
+        paths.keep(b"/a/b", true, 3, 77, FileKind::Dir);
+        assert_eq!(get(b"/a/b", true), Ok((3, 77, FileKind::Dir)));
+        for other in [&b"/a/b\0"[..], b"/a/c", b"/a/b/"] {
+            assert_eq!(get(other, true), Err(false));
+        }
+        assert_eq!(get(b"/a/b", false), Err(false));
+        paths.changed();
+        assert_eq!(get(b"/a/b", true), Err(false));
+        paths.keep(b"/a/b", true, 3, 78, FileKind::Dir);
+        assert_eq!(get(b"/a/b", true), Ok((3, 78, FileKind::Dir)));
+        let long = [b'x'; PATH_WORDS * 8 + 1];
+        paths.keep(&long, true, 0, 5, FileKind::File);
+        assert_eq!(get(&long, true), Err(false));
+        assert_eq!(get(&long, true), Err(false));
+        paths.keep(&long[1..], true, 0, 5, FileKind::File);
+        assert!(get(&long[1..], true).is_ok());
+    }
+}
