@@ -140,7 +140,7 @@ fn main() {
                 });
             } else {
                 measured(1, |_| {
-                    fs.readdir(dir, 0, &mut |entry| {
+                    fs.readdir(dir, 0, |entry| {
                         black_box(entry.name.len());
                         true
                     })

@@ -534,6 +534,8 @@ impl<P: Pmem> Ext4<P> {
         from: usize,
         bytes: &[u8],
     ) -> Result<()> {
+        // Who has all of it in hand keeps it again.
+        self.inodes.remove(ino);
         let at = off.saturating_add(from);
         if !self.geo.has_csum() {
             return self.store.put(block, at, bytes);

@@ -344,7 +344,7 @@ impl<P: Pmem> Ext4<P> {
             }
             _ => links.saturating_sub(1),
         };
-        self.remove_entry(&dir, fb, block, &entry)?;
+        self.remove_entry(&dir, fb, block, &entry, &name.name)?;
         self.keep(dir, replay)?;
         inode.raw.i_links_count.set(left);
         if left == 0 {
@@ -432,7 +432,7 @@ impl<P: Pmem> Ext4<P> {
         for (to, from) in record.iter_mut().zip(inode.raw.as_bytes()).take(known) {
             *to = *from;
         }
-        self.put_record(ino, block, off, &record)?;
+        self.put_record(ino, block, off, 0, &record)?;
         self.store.set_verified(Checked::Inode, ino.into());
         self.names.forget(ino);
         replay.nameless.insert(ino);

@@ -265,7 +265,11 @@ impl<P: Pmem> Store<P> {
     }
 
     /// A structure of fixed size.
+    #[inline]
     pub fn get<const N: usize>(&self, block: u64, off: usize) -> Result<[u8; N]> {
+        if let Some(bytes) = self.peek(block, off, N).and_then(|b| b.first_chunk()) {
+            return Ok(*bytes);
+        }
         let mut buf = [0; N];
         self.read(block, off, &mut buf)?;
         Ok(buf)
@@ -375,12 +379,6 @@ impl<P: Pmem> Store<P> {
         change.is_some_and(|c| matches!(c.seal, Some(Seal::Inodes(_, bits)) if bits & bit != 0))
     }
 
-    /// The same for a group's descriptor.
-    pub fn is_desc_unsealed(&self, block: u64, bit: u64) -> bool {
-        let change = self.changes.get(block);
-        change.is_some_and(|c| matches!(c.seal, Some(Seal::Groups(_, bits)) if bits & bit != 0))
-    }
-
     /// The block's checksum has been computed: nothing is left to be done.
     pub fn sealed(&mut self, block: u64) {
         if let Some(change) = self.changes.get_mut(block) {
@@ -394,12 +392,11 @@ impl<P: Pmem> Store<P> {
         self.changes.get(block).is_some_and(|c| c.seal.is_some())
     }
 
-    /// Those of the blocks whose checksums are to be computed that `is_due`
-    /// picks.
-    pub fn take_unsealed(&mut self, is_due: impl Fn(&Seal) -> bool) -> Vec<(u64, Seal)> {
+    /// The blocks whose checksums are to be computed.
+    pub fn take_unsealed(&mut self) -> Vec<(u64, Seal)> {
         self.changes
             .iter_mut()
-            .filter_map(|(block, change)| Some((block, change.seal.take_if(|s| is_due(s))?)))
+            .filter_map(|(block, change)| Some((block, change.seal.take()?)))
             .collect()
     }
 

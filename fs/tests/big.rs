@@ -55,7 +55,7 @@ fn directories_grow_and_shrink() {
         let indexed = fs.stat(dir).unwrap().flags.contains(InodeFlags::INDEX);
         assert_eq!(indexed, name != "linear");
         let mut seen = 0;
-        fs.readdir(dir, 0, &mut |_| {
+        fs.readdir(dir, 0, |_| {
             seen += 1;
             true
         })
@@ -95,7 +95,7 @@ fn a_directory_read_in_pieces_is_complete() {
     let mut cookie = 0;
     loop {
         let before = all.len();
-        fs.readdir(dir, cookie, &mut |e| {
+        fs.readdir(dir, cookie, |e| {
             all.push(e.name.to_vec());
             cookie = e.next_cookie;
             all.len() % 7 != 0

@@ -24,7 +24,7 @@ fn walk<P: Pmem>(fs: &Ext4<P>) -> usize {
             continue;
         }
         let mut names = Vec::new();
-        let _ = fs.readdir(dir, 0, &mut |e| {
+        let _ = fs.readdir(dir, 0, |e| {
             names.push((e.name.to_vec(), e.ino));
             names.len() < 5000
         });
@@ -63,7 +63,7 @@ fn disturb<P: Pmem>(fs: &mut Ext4<P>, rng: &mut Rng) {
         let dir = dirs[at];
         at += 1;
         let mut found = Vec::new();
-        let _ = fs.readdir(dir, 0, &mut |e| {
+        let _ = fs.readdir(dir, 0, |e| {
             if e.name != b"." && e.name != b".." {
                 found.push((e.name.to_vec(), e.ino, e.kind));
             }

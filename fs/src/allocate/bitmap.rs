@@ -309,7 +309,7 @@ impl<P: Pmem> Ext4<P> {
             }
             let crc = self.map_checksum(map, &bytes);
             Self::set_map_csum(&mut desc, map, crc);
-            self.put_group_desc(group, &mut desc)?;
+            self.put_group_desc(group, &desc)?;
             // What a rolled back transaction built must be checked again.
             self.store.clear_verified(kind, u64::from(group));
             return Ok(desc);
@@ -368,7 +368,7 @@ impl<P: Pmem> Ext4<P> {
         let crc = crc32c(seed, content.get(..bytes).unwrap_or(content));
         let mut desc = self.group_desc(group)?;
         Self::set_map_csum(&mut desc, map, crc);
-        self.put_group_desc(group, &mut desc)
+        self.put_group_desc(group, &desc)
     }
 
     /// The checksum of a map that its group does not have yet.

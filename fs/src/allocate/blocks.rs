@@ -117,7 +117,7 @@ impl<P: Pmem> Ext4<P> {
             Place::Group(group),
         ))?;
         desc.set_free_blocks(free);
-        self.put_group_desc(group, &mut desc)?;
+        self.put_group_desc(group, &desc)?;
         self.vol.free_clusters = self.vol.free_clusters.saturating_sub(u64::from(len));
         self.vol.dirty = true;
         self.alloc.last_group = group;
@@ -182,7 +182,7 @@ impl<P: Pmem> Ext4<P> {
             let mut desc = fs.open_map(group, Map::Blocks)?;
             fs.change_bits(group, &desc, Map::Blocks, bit, here, false)?;
             desc.set_free_blocks(desc.free_blocks().saturating_add(here));
-            fs.put_group_desc(group, &mut desc)?;
+            fs.put_group_desc(group, &desc)?;
             fs.alloc.set_full_blocks(group, false);
             fs.alloc.set_windowless(group, false);
             fs.alloc.gave_block(group, bit);

@@ -196,6 +196,7 @@ impl Hints {
     /// There are more groups.
     pub fn grow(&mut self, groups: u32) {
         self.start(groups, self.generation);
+        self.next_block = (0, 0);
         self.system.clear();
     }
 

@@ -289,7 +289,7 @@ impl<P: Pmem> Ext4<P> {
         if inode.kind == FileType::Directory {
             desc.set_used_dirs(desc.used_dirs().saturating_sub(1));
         }
-        self.put_group_desc(group, &mut desc)?;
+        self.put_group_desc(group, &desc)?;
         self.alloc.set_full_inodes(group, false);
         self.alloc.gave_inode(group, index);
         self.vol.free_inodes = self.vol.free_inodes.saturating_add(1);

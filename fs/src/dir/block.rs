@@ -62,27 +62,41 @@ pub(crate) fn entries<'a>(geo: &'a Geometry, bytes: &'a [u8], block: u64) -> Ent
     }
 }
 
+/// Says what is wrong with an entry.
+#[cold]
+fn wrong(what: &'static str, block: u64) -> Error {
+    Error::block(what, block)
+}
+
 impl Entries<'_> {
+    #[inline]
     fn entry(&self) -> Result<Entry> {
-        let wrong = |what| Error::block(what, self.block);
-        let raw: RawDirent =
-            parse(self.bytes, self.off).ok_or(wrong("a directory entry too close to the end"))?;
+        let rest = self.bytes.get(self.off..);
+        let head = rest.and_then(|b| b.first_chunk::<DIRENT_HEAD>());
+        let Some(head) = head else {
+            let what = "a directory entry too close to the end";
+            return Err(wrong(what, self.block));
+        };
+        let raw: RawDirent = zerocopy::transmute!(*head);
         let rec_len = decode_rec_len(raw.rec_len.get(), self.geo.bs());
         let name_len = usize::from(raw.name_len);
         let size = self.bytes.len();
         if rec_len < entry_size(1) || rec_len & 3 != 0 {
-            return Err(wrong("length of a directory entry"));
+            return Err(wrong("length of a directory entry", self.block));
         }
         if rec_len < entry_size(name_len) {
-            return Err(wrong("a directory entry shorter than its name"));
+            let what = "a directory entry shorter than its name";
+            return Err(wrong(what, self.block));
         }
         let end = self.off.saturating_add(rec_len);
         if end > size || (end != size && end > size.saturating_sub(entry_size(1))) {
-            return Err(wrong("a directory entry crosses the end of its block"));
+            let what = "a directory entry crosses the end of its block";
+            return Err(wrong(what, self.block));
         }
         let ino = raw.inode.get();
         if ino > self.geo.inodes {
-            return Err(wrong("a directory entry with a bad inode number"));
+            let what = "a directory entry with a bad inode number";
+            return Err(wrong(what, self.block));
         }
         Ok(Entry {
             off: self.off,
@@ -97,6 +111,7 @@ impl Entries<'_> {
 impl Iterator for Entries<'_> {
     type Item = Result<Entry>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.off >= self.bytes.len() {
             return None;

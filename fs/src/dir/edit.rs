@@ -344,19 +344,16 @@ impl<P: Pmem> Ext4<P> {
         self.put_leaf(dir, fb, block, &[entry])
     }
 
-    /// Takes an entry out that [`find_entry`](Self::find_entry) gave.
+    /// Takes an entry out that [`find_entry`](Self::find_entry) gave for a name.
     pub(crate) fn remove_entry(
         &mut self,
         dir: &Inode,
         fb: u32,
         block: u64,
         entry: &Entry,
+        name: &[u8],
     ) -> Result<()> {
         let bs = self.geo.bs();
-        let mut name = [0; NAME_MAX];
-        let name = name.get_mut(..entry.name_len).unwrap_or(&mut []);
-        self.store
-            .read(block, entry.off.saturating_add(DIRENT_HEAD), name)?;
         // An unused one behind it becomes a part of it.
         let mut rec_len = entry.rec_len;
         let next = entry.off.saturating_add(entry.rec_len);

@@ -58,7 +58,7 @@ impl<P: Pmem> Ext4<P> {
             return emit(names, f).and(damage);
         }
         let mut bad_name = Ok(());
-        let listed = self.readdir(dir, 0, &mut |entry| {
+        let listed = self.readdir(dir, 0, |entry| {
             if entry.name != b"." && entry.name != b".." {
                 bad_name = check_name(entry.name, dir.0);
                 if bad_name.is_ok() {

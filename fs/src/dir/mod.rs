@@ -8,9 +8,11 @@ mod index;
 mod inline;
 mod list;
 pub(crate) mod names;
+#[cfg(test)]
+mod tests;
 
 use crate::disk::dir::{DIRENT_HEAD, NAME_MAX, RawDirent, decode_rec_len};
-use crate::disk::features::Compat;
+use crate::disk::features::{Compat, Incompat};
 use crate::disk::hash::name_hash;
 use crate::disk::inode::InodeFlags;
 use crate::error::{Error, Result};
@@ -288,12 +290,13 @@ impl<P: Pmem> Ext4<P> {
         &self,
         dir: Ino,
         cookie: u64,
-        f: &mut dyn FnMut(Dirent<'_>) -> bool,
+        mut f: impl FnMut(Dirent<'_>) -> bool,
     ) -> Result<()> {
         let inode = self.directory(dir)?;
         if inode.inline {
-            return self.inline_readdir(&inode, cookie, f);
+            return self.inline_readdir(&inode, cookie, &mut f);
         }
+        let typed = self.geo.incompat.contains(Incompat::FILETYPE);
         let shift = self.geo.block_shift;
         let count = self.dir_blocks(&inode)?;
         let mut first_error = None;
@@ -315,16 +318,19 @@ impl<P: Pmem> Ext4<P> {
                             break;
                         }
                     };
-                    if entry.ino == 0 || base.saturating_add(entry.off as u64) < cookie {
+                    let at = base.saturating_add(entry.off as u64);
+                    if entry.ino == 0 || at < cookie {
                         continue;
                     }
                     let dirent = Dirent {
                         ino: Ino(entry.ino),
-                        kind: self.entry_kind(&entry),
+                        kind: if typed {
+                            FileType::from_dirent(entry.file_type)
+                        } else {
+                            None
+                        },
                         name: entry.name(bytes),
-                        next_cookie: base
-                            .saturating_add(entry.off as u64)
-                            .saturating_add(entry.rec_len as u64),
+                        next_cookie: at.saturating_add(entry.rec_len as u64),
                     };
                     if !f(dirent) {
                         go_on = false;
@@ -372,7 +378,6 @@ impl<P: Pmem> Ext4<P> {
     }
 
     pub(crate) fn entry_kind(&self, entry: &Entry) -> Option<FileType> {
-        use crate::disk::features::Incompat;
         if self.geo.incompat.contains(Incompat::FILETYPE) {
             FileType::from_dirent(entry.file_type)
         } else {

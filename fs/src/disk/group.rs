@@ -13,7 +13,7 @@ pub const DESC_SIZE_64BIT: u16 = 64;
 /// The largest descriptor that the format allows.
 pub const MAX_DESC_SIZE: u16 = 1024;
 /// Offset of `bg_checksum`.
-pub const BG_CHECKSUM: usize = 0x1e;
+const BG_CHECKSUM: usize = 0x1e;
 
 bitflags! {
     /// `bg_flags`.

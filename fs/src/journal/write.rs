@@ -66,6 +66,8 @@ pub struct Writer {
     free: u32,
     /// The next transaction.
     sequence: u32,
+    /// Where descriptor, revoke and commit blocks are made.
+    scratch: Vec<u8>,
 }
 
 impl Writer {
@@ -114,6 +116,7 @@ impl Writer {
             head: first,
             free: end.saturating_sub(first),
             sequence: next_sequence,
+            scratch: vec![0; block_size as usize],
             map,
             sb,
             block_size,
@@ -184,8 +187,9 @@ impl Writer {
         if full {
             self.release(pmem)?;
         }
+        // After an error no transaction follows.
+        let mut block = core::mem::take(&mut self.scratch);
         let mut at = self.head;
-        let mut block = vec![0u8; self.block_size as usize];
         for part in transaction.blocks.chunks(self.tags_per_block()) {
             at = self.write_blocks(pmem, at, part, &mut block)?;
         }
@@ -195,6 +199,7 @@ impl Writer {
         pmem.barrier()?;
         at = self.write_at(pmem, at, self.fill_commit(&mut block, now))?;
         pmem.barrier()?;
+        self.scratch = block;
         self.head = at;
         self.free = self.free.saturating_sub(needed as u32);
         self.sequence = self.sequence.wrapping_add(1);

@@ -256,7 +256,7 @@ impl<P: Pmem> Ext4<P> {
             let mut desc = self.open_map(last, Map::Blocks)?;
             self.change_bits(last, &desc, Map::Blocks, old_bits, more, false)?;
             desc.set_free_blocks(desc.free_blocks().saturating_add(more));
-            self.put_group_desc(last, &mut desc)?;
+            self.put_group_desc(last, &desc)?;
             self.alloc.set_full_blocks(last, false);
             self.alloc.set_windowless(last, false);
         }
@@ -265,7 +265,7 @@ impl<P: Pmem> Ext4<P> {
             let mut desc = Self::new_desc(&self.geo, group);
             let bitmap = Self::new_bitmap(&self.geo, group);
             self.seal_new_map(&mut desc, Map::Blocks, &bitmap);
-            self.put_group_desc(group, &mut desc)?;
+            self.put_group_desc(group, &desc)?;
             free = free.saturating_add(desc.free_blocks().into());
             let blocks = self.geo.group_blocks(group);
             overhead = overhead.saturating_add(blocks.saturating_sub(desc.free_blocks()).into());

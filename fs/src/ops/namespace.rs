@@ -290,7 +290,7 @@ impl<P: Pmem> Ext4<P> {
                 return Err(Error::IsDir);
             }
             Self::check_removable(&parent, &inode)?;
-            fs.remove_entry(&parent, fb, block, &entry)?;
+            fs.remove_entry(&parent, fb, block, &entry, name)?;
             let now = fs.now();
             parent.set_mtime(now);
             parent.set_ctime(now);
@@ -355,7 +355,7 @@ impl<P: Pmem> Ext4<P> {
                 return Err(Error::NotEmpty);
             }
             Self::check_removable(&parent, &inode)?;
-            fs.remove_entry(&parent, fb, block, &entry)?;
+            fs.remove_entry(&parent, fb, block, &entry, name)?;
             fs.count_subdir(&mut parent, false);
             let now = fs.now();
             parent.set_mtime(now);
@@ -480,7 +480,7 @@ impl<P: Pmem> Ext4<P> {
         let (fb, block, entry) = self
             .find_entry(&source, from)?
             .ok_or(Error::inode("a name is lost", source.ino))?;
-        self.remove_entry(&source, fb, block, &entry)?;
+        self.remove_entry(&source, fb, block, &entry, from)?;
         if is_dir && !same_dir {
             self.spill_inline(&mut moved)?;
             let (fb, block, dotdot) = self

@@ -59,6 +59,7 @@ impl<P: Pmem> Ext4<P> {
         let began_idle = self.store.is_idle();
         self.clock = Some((self.options.now)());
         self.store.begin();
+        self.alloc.descs.begin();
         let result = f(self);
         match &result {
             Ok(_) => {
@@ -68,6 +69,7 @@ impl<P: Pmem> Ext4<P> {
                 }
             }
             Err(_) => {
+                self.alloc.descs.take_back();
                 if self.store.undo() {
                     self.forget();
                 }
@@ -100,6 +102,7 @@ impl<P: Pmem> Ext4<P> {
     /// Drops the running transaction: nothing is written any more.
     pub(crate) fn abandon(&mut self) {
         self.store.abort();
+        self.alloc.descs.clear();
         self.forget();
         self.failed = true;
     }
@@ -107,7 +110,6 @@ impl<P: Pmem> Ext4<P> {
     /// Changes were taken back: forgets what memory knows of them.
     fn forget(&mut self) {
         self.alloc.forget_full();
-        self.alloc.descs.clear();
         self.inodes.clear();
         self.names.clear();
     }
@@ -119,19 +121,16 @@ impl<P: Pmem> Ext4<P> {
         for (block, len) in self.store.take_frees() {
             self.release_blocks(block, len)?;
         }
-        // Descriptors last: they hold the bitmaps' checksums.
-        for groups in [false, true] {
-            let is_due = |seal: &Seal| matches!(seal, Seal::Groups(..)) == groups;
-            for (block, seal) in self.store.take_unsealed(is_due) {
-                match seal {
-                    Seal::Leaf(ino, generation) => self.seal_leaf(ino, generation, block)?,
-                    Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
-                    Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
-                    Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,
-                    Seal::Groups(first, bits) => self.seal_groups(block, first, bits)?,
-                }
+        for (block, seal) in self.store.take_unsealed() {
+            match seal {
+                Seal::Leaf(ino, generation) => self.seal_leaf(ino, generation, block)?,
+                Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
+                Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
+                Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,
             }
         }
+        // Last: they hold the bitmaps' checksums.
+        self.flush_descs()?;
         self.put_counts()?;
         self.store.finish();
         Ok(())

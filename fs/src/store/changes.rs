@@ -33,9 +33,6 @@ pub(crate) enum Seal {
     /// Inodes of a table's block: the number of the block's first, and a bit
     /// for each that was changed.
     Inodes(u32, u64),
-    /// Group descriptors of a block: the first group whose descriptor is in it,
-    /// and a bit for each that was changed.
-    Groups(u32, u64),
 }
 
 struct Entry {

@@ -12,7 +12,6 @@ use crate::pmem::Pmem;
 fn both(old: Option<Seal>, new: Seal) -> Option<Seal> {
     Some(match (old, new) {
         (Some(Seal::Inodes(_, old)), Seal::Inodes(first, new)) => Seal::Inodes(first, old | new),
-        (Some(Seal::Groups(_, old)), Seal::Groups(first, new)) => Seal::Groups(first, old | new),
         _ => new,
     })
 }
@@ -52,6 +51,16 @@ impl<P: Pmem> Store<P> {
         };
         self.undo.push(Undo::New(block));
         Ok(self.changes.insert(block, change))
+    }
+
+    /// Makes room for a block in the running transaction, which will change it
+    /// before it commits.
+    pub fn reserve(&mut self, block: u64) -> Result<()> {
+        if self.changes.position(block).is_none() {
+            self.address(block, 0, 0)?;
+            self.enlist(block)?;
+        }
+        Ok(())
     }
 
     /// Lets `store` change bytes `off..off + len` of a block, which it gets as

@@ -175,7 +175,7 @@ pub fn host_tree(root: &Path) -> Tree {
 pub fn image_tree<P: Pmem>(fs: &Ext4<P>) -> Tree {
     fn walk<P: Pmem>(fs: &Ext4<P>, dir: Ino, prefix: &[u8], tree: &mut Tree) {
         let mut names = Vec::new();
-        fs.readdir(dir, 0, &mut |e| {
+        fs.readdir(dir, 0, |e| {
             if e.name != b"." && e.name != b".." {
                 names.push((e.name.to_vec(), e.ino, e.kind));
             }

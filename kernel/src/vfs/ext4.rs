@@ -480,7 +480,7 @@ impl FileSystem for Ext4Fs {
 
     fn read_dir(&self, dir: Ino, from: u64, each: &mut dyn FnMut(RawEntry) -> bool) -> Result<()> {
         let result = self.0.read(|fs| {
-            fs.readdir(number(dir)?, from, &mut |entry| {
+            fs.readdir(number(dir)?, from, |entry| {
                 if matches!(entry.name, b"." | b"..") {
                     return true;
                 }

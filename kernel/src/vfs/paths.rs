@@ -2,10 +2,14 @@
 //!
 //! A path that is there leads to the same place until a name is removed or
 //! renamed, or something is mounted or unmounted: all of that happens under the
-//! tree's lock held alone, and raises the *generation*. A record (see
+//! tree's lock held alone, and raises a *generation*. A record (see
 //! [`super::slots`]) counts in the generation in which it was made, and a walk
 //! looks under the lock held shared, so what it finds is so until it lets go.
 //! Names that are made change no path that was there.
+//!
+//! A path to a directory goes over directories and symbolic links alone. It has
+//! a generation of its own, which the removal of a file leaves as it is: so the
+//! directory in which files come and go is found at once.
 //!
 //! A path is kept when it is walked the second time: most that are walked once
 //! are not asked for again. One of over [`PATH_WORDS`] words is not kept.
@@ -31,7 +35,11 @@ const ONCE: usize = 64;
 /// The cache.
 pub(super) struct Paths {
     slots: Slots<VALUE>,
-    generation: AtomicU64,
+    /// Rises with every name that goes.
+    names: AtomicU64,
+    /// Rises when the name of a directory or symbolic link goes, and with
+    /// mounts.
+    dirs: AtomicU64,
     once: [AtomicU64; ONCE],
 }
 
@@ -77,39 +85,47 @@ impl Paths {
     pub fn new(bytes: usize) -> Paths {
         Paths {
             slots: Slots::new(bytes),
-            generation: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+            dirs: AtomicU64::new(0),
             once: [const { AtomicU64::new(0) }; ONCE],
+        }
+    }
+
+    /// The generation of paths to what is of this kind.
+    #[inline]
+    fn generation(&self, kind: FileKind) -> u64 {
+        match kind {
+            FileKind::Dir => self.dirs.load(Ordering::Acquire),
+            _ => self.names.load(Ordering::Acquire),
         }
     }
 
     /// Where a path ends. The tree's lock is held.
     #[inline]
     pub fn get(&self, path: &[u8], follow: bool) -> Known {
-        let generation = self.generation.load(Ordering::Acquire);
-        let known = with_key(path, follow, |key| match self.slots.get(key) {
-            Ok([stamp, value]) if stamp >> MOUNT_BITS == generation => {
+        let known = with_key(path, follow, |key| {
+            if let Ok([stamp, value]) = self.slots.get(key)
+                && let Some((ino, kind)) = unpack(value)
+                && stamp >> MOUNT_BITS == self.generation(kind)
+            {
                 let mount = stamp & ((1 << MOUNT_BITS) - 1);
-                let (ino, kind) = unpack(value)?;
-                Some(Known::At(mount as usize, ino, kind))
+                return Known::At(mount as usize, ino, kind);
             }
-            _ => {
-                let tag = key.words[0];
-                let once = &self.once[(tag >> 40) as usize % ONCE];
-                let mark = tag.wrapping_add(generation);
-                let keep = once.load(Ordering::Relaxed) == mark;
-                if !keep {
-                    once.store(mark, Ordering::Relaxed);
-                }
-                Some(Known::Nothing { keep })
+            let tag = key.words[0];
+            let once = &self.once[(tag >> 40) as usize % ONCE];
+            let keep = once.load(Ordering::Relaxed) == tag;
+            if !keep {
+                once.store(tag, Ordering::Relaxed);
             }
+            Known::Nothing { keep }
         });
-        known.flatten().unwrap_or(Known::Nothing { keep: false })
+        known.unwrap_or(Known::Nothing { keep: false })
     }
 
     /// Keeps where a path ends; the tree's lock has been held since the walk.
     #[cold]
     pub fn keep(&self, path: &[u8], follow: bool, mount: usize, ino: Ino, kind: FileKind) {
-        let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.generation(kind);
         let Some(value) = pack(ino, kind).filter(|_| mount >> MOUNT_BITS == 0) else {
             return;
         };
@@ -117,10 +133,13 @@ impl Paths {
         with_key(path, follow, |key| self.slots.set(key, &[stamp, value]));
     }
 
-    /// Paths that were there may be gone, or lead elsewhere. The tree's lock is
-    /// held alone.
-    pub fn changed(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
+    /// The name of something of this kind may go, or mounts change where a
+    /// directory is. The tree's lock is held alone.
+    pub fn changed(&self, kind: FileKind) {
+        self.names.fetch_add(1, Ordering::Release);
+        if matches!(kind, FileKind::Dir | FileKind::Symlink) {
+            self.dirs.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Gives all memory back.
@@ -148,8 +167,14 @@ mod tests {
             assert_eq!(get(other, true), Err(false));
         }
         assert_eq!(get(b"/a/b", false), Err(false));
-        paths.changed();
-        assert_eq!(get(b"/a/b", true), Err(false));
+        paths.changed(FileKind::File);
+        assert_eq!(get(b"/a/b", true), Ok((3, 77, FileKind::Dir)));
+        paths.keep(b"/a/f", true, 3, 79, FileKind::File);
+        assert_eq!(get(b"/a/f", true), Ok((3, 79, FileKind::File)));
+        paths.changed(FileKind::File);
+        assert!(get(b"/a/f", true).is_err());
+        paths.changed(FileKind::Symlink);
+        assert!(get(b"/a/b", true).is_err());
         paths.keep(b"/a/b", true, 3, 78, FileKind::Dir);
         assert_eq!(get(b"/a/b", true), Ok((3, 78, FileKind::Dir)));
         let long = [b'x'; PATH_WORDS * 8 + 1];

@@ -263,10 +263,10 @@ impl Vfs {
             result => result?,
         }
         let mut table = self.table.write();
-        self.paths.changed();
+        self.paths.changed(FileKind::Dir);
         let (canonical, covers) = {
             let mut target = Target::new(&table, dir);
-            self.walk(&table, &mut target, true)?;
+            target.walk(&table, &self.names, true)?;
             let place = target.existing()?;
             if !place.is_dir() {
                 return Err(Error::NotDir);
@@ -318,7 +318,7 @@ impl Vfs {
     }
 
     fn take_out(&self, table: &mut Table, mount: &Arc<Mount>) -> Result<()> {
-        self.paths.changed();
+        self.paths.changed(FileKind::Dir);
         let dir = String::from_utf8_lossy(&mount.dir).into_owned();
         let above = |other: &&Arc<Mount>| other.covers.is_some_and(|(id, _)| id == mount.id);
         if let Some(other) = table.mounts.iter().find(above) {
@@ -425,7 +425,11 @@ impl Vfs {
         keep: bool,
     ) -> Result<Place<'t>> {
         let mut target = Target::new(table, path);
-        self.walk(table, &mut target, follow)?;
+        match keep {
+            // Not by way of what is about to be kept.
+            true => target.walk(table, &self.names, follow)?,
+            false => self.walk(table, &mut target, follow)?,
+        }
         let place = target.existing()?;
         if keep {
             let mut mounts = table.mounts.iter();
@@ -436,14 +440,40 @@ impl Vfs {
         Ok(place)
     }
 
-    #[inline]
-    fn walk<'t, 'p>(
+    /// Walks to a target. Of the way there it knows the last directory only.
+    fn walk<'t>(
         &self,
         table: &'t Table,
-        target: &mut Target<'t, 'p>,
+        target: &mut Target<'t, '_>,
         follow_last: bool,
     ) -> Result<()> {
+        if let Some((parent, name)) = target.split()
+            && let Some(dir) = self.known_dir(table, parent)
+            && target.step(table, &self.names, dir, name, follow_last)?
+        {
+            return Ok(());
+        }
         target.walk(table, &self.names, follow_last)
+    }
+
+    /// The directory at a path, if it was walked before.
+    fn known_dir<'t>(&self, table: &'t Table, path: &[u8]) -> Option<Place<'t>> {
+        match self.paths.get(path, true) {
+            Known::At(at, ino, kind) => {
+                let mount = table.mounts.get(at)?;
+                Some(Place { mount, ino, kind })
+            }
+            Known::Nothing { keep: true } => self.find_by_walk(table, path, true, true).ok(),
+            Known::Nothing { keep: false } => None,
+        }
+        .filter(Place::is_dir)
+    }
+
+    /// Whether the way along a path goes over a directory.
+    fn passes(&self, table: &Table, path: &[u8], dir: &Place) -> Result<bool> {
+        let mut target = Target::new(table, path);
+        target.walk(table, &self.names, false)?;
+        Ok(target.passed(dir))
     }
 
     /// Calls `f` with the inode at a path, which nobody can free meanwhile.
@@ -585,7 +615,7 @@ impl Vfs {
     pub fn canonicalize(&self, path: &[u8]) -> Result<Vec<u8>> {
         let table = self.table.read();
         let mut target = Target::new(&table, path);
-        self.walk(&table, &mut target, true)?;
+        target.walk(&table, &self.names, true)?;
         target.existing()?;
         Ok(target.canonical())
     }
@@ -679,7 +709,6 @@ impl Vfs {
     /// lives on until its last close.
     pub fn remove_file(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
-        self.paths.changed();
         let mut target = Target::new(&table, path);
         self.walk(&table, &mut target, false)?;
         let (dir, name) = (target.dir(), target.name());
@@ -687,6 +716,7 @@ impl Vfs {
             return Err(Error::IsDir);
         }
         let place = target.existing()?;
+        self.paths.changed(place.kind);
         if place.is_dir() {
             return Err(Error::IsDir);
         }
@@ -703,7 +733,7 @@ impl Vfs {
     /// on which something is mounted, is busy.
     pub fn remove_dir(&self, path: &[u8]) -> Result<()> {
         let table = self.table.write();
-        self.paths.changed();
+        self.paths.changed(FileKind::Dir);
         let mut target = Target::new(&table, path);
         self.walk(&table, &mut target, false)?;
         let (dir, name) = (target.dir(), target.name());
@@ -732,7 +762,6 @@ impl Vfs {
     /// Between two file systems that is an error: copy instead.
     pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let table = self.table.write();
-        self.paths.changed();
         let mut source = Target::new(&table, from);
         self.walk(&table, &mut source, false)?;
         let mut target = Target::new(&table, to);
@@ -748,6 +777,7 @@ impl Vfs {
         }
         let mount = from_dir.mount;
         mount.check_writable()?;
+        self.paths.changed(moved.kind);
         let is_dir = moved.is_dir();
         if moved.mount.id != mount.id {
             return Err(Error::busy("something is mounted on it"));
@@ -755,10 +785,11 @@ impl Vfs {
         if target.must_be_dir && !is_dir {
             return Err(Error::NotDir);
         }
-        if is_dir && target.passed(&moved) {
+        if is_dir && self.passes(&table, to, &moved)? {
             return Err(Error::invalid("a directory cannot move into itself"));
         }
         if let Some(replaced) = &target.found {
+            self.paths.changed(replaced.kind);
             if replaced.mount.id != mount.id || table.covered(mount, replaced.ino) {
                 return Err(Error::busy("something is mounted on the new name"));
             }

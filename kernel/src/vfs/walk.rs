@@ -271,6 +271,59 @@ impl<'t, 'p> Target<'t, 'p> {
         }
     }
 
+    /// The path to the directory of the last name, and the name: not where one
+    /// of them is missing, or the last name is none.
+    #[inline]
+    pub fn split(&self) -> Option<(&'p [u8], &'p [u8])> {
+        let path = self.texts.path;
+        let slash = path.iter().rposition(|&byte| byte == b'/')?;
+        let (parent, name) = path.split_at(slash);
+        let name = &name[1..];
+        let plain = path.len() < PATH_MAX
+            && !matches!(name, b"" | b"." | b"..")
+            && name.len() <= NAME_MAX
+            && find(name, 0) == name.len();
+        let parent = if parent.is_empty() { b"/" } else { parent };
+        plain.then_some((parent, name))
+    }
+
+    /// Walks the last step only, from a directory that the rest of the path
+    /// leads to; false if there is more to be walked.
+    pub fn step(
+        &mut self,
+        table: &'t Table,
+        names: &Names,
+        dir: Place<'t>,
+        name: &[u8],
+        follow_last: bool,
+    ) -> Result<bool> {
+        let visit = names.visit();
+        let known = names.get(visit.as_ref(), dir.dir(), name);
+        // What follows may block.
+        drop(visit);
+        let found = match known {
+            Known::Present(ino, kind) => Some((ino, kind)),
+            Known::Absent => None,
+            Known::Nothing(version) => look_into(names, dir, name, version)?,
+        };
+        let mount = dir.mount;
+        let found = found.map(|(ino, kind)| table.cross(Place { mount, ino, kind }));
+        if follow_last && found.is_some_and(|place| place.kind == FileKind::Symlink) {
+            return Ok(false);
+        }
+        self.found = found;
+        let end = self.texts.path.len();
+        // Shorter than PATH_MAX.
+        self.name = Name {
+            text: 0,
+            start: (end - name.len()) as u16,
+            end: end as u16,
+        };
+        self.way.clear();
+        self.way.push((dir, Name::NONE));
+        Ok(true)
+    }
+
     /// Walks the whole path.
     pub fn walk(&mut self, table: &'t Table, names: &Names, follow_last: bool) -> Result<()> {
         let path = self.texts.path;
