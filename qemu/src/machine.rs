@@ -212,9 +212,13 @@ impl Machine {
         };
         args.opt("-accel", accel);
         let mut cpu = String::from(cpu);
-        if self.accel != Accel::Kvm && self.arch == Arch::X86_64 && self.max_memory() > TIB / 2 {
-            // QEMU's own CPU addresses 1 TiB, which holds PCI windows as well.
-            cpu.push_str(",phys-bits=46");
+        if self.accel != Accel::Kvm && self.arch == Arch::X86_64 && self.max_memory() > TIB / 4 {
+            // QEMU's own CPU addresses 1 TiB. A device lies at a multiple of
+            // its size, and PCI's windows above: twice as much as the next
+            // power of two. No more, because the firmware maps all of it,
+            // which takes its time.
+            let bits = self.max_memory().next_power_of_two().ilog2() + 1;
+            cpu.push_str(&format!(",phys-bits={bits}"));
         }
         args.opt("-cpu", cpu);
         if self.accel == Accel::Counted {
