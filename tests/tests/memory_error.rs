@@ -52,7 +52,7 @@ fn lose_a_page(lab: &Lab, image: &Path, page: u64, status: u64) -> Output {
     lab.quire(Arch::X86_64)
         .arg("--nvdimm")
         .arg(image)
-        .args(["--append", "mount=pmem0:/pmem0:rw"])
+        .args(["--append", "mount=pmem0:/pmem0:rw", "--smp", "1"])
         .args(["--qemu-arg", "-qmp", "--qemu-arg"])
         .arg(format!("unix:{},server=on,wait=on", socket.display()))
         .watch(

@@ -238,18 +238,24 @@ impl File {
         Ok(true)
     }
 
-    /// The blocks around `block` to make data, of a run that is none.
+    /// The blocks around `block` to make data, of a run that is none. A zero
+    /// page stands for no data (a write by call over data looks for none), so
+    /// blocks that a mapping shows by one stay as they are.
     fn ahead(&self, block: u64, run: &Range<u64>, unwritten: bool) -> Range<u64> {
         let first = block & !(AHEAD - 1);
         let end = (first + AHEAD).min(run.end);
         let goes_on = || block > 0 && matches!(self.entries().slot(block - 1).1, Slot::Mapped(_));
-        if unwritten {
+        let want = if unwritten {
             first.max(run.start)..end
         } else if goes_on() {
             block..end
         } else {
-            block..block + 1
-        }
+            return block..block + 1;
+        };
+        let no_zero = |block: &u64| !matches!(self.entries().slot(*block).1, Slot::Zero(_));
+        let before = (want.start..block).rev().take_while(no_zero).count();
+        let after = (block + 1..want.end).take_while(no_zero).count();
+        block - before as u64..block + 1 + after as u64
     }
 
     /// Asks the file system what is around `block`, from `first` on if that is

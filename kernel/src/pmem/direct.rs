@@ -81,6 +81,7 @@ pub fn root() -> Option<&'static Root> {
 /// Finds the persistent memory of this machine and makes namespaces of it.
 /// Once, at start, when ACPI tables are known.
 pub fn start() {
+    let begin = crate::sched::now_ns();
     let table = acpi::table(b"NFIT", 0);
     // Without NVDIMMs the firmware's methods are not needed.
     let root = table.and_then(|_| Root::find(Arc::new(AcpiMethods)));
@@ -101,6 +102,14 @@ pub fn start() {
     super::failure::start();
     super::init(&sources, &ThisMachine, &reach);
     super::cxl::service::attached();
+    let all = super::inventory();
+    log::info!(
+        "pmem: dimms={} regions={} namespaces={} ns={}",
+        all.dimms.len(),
+        all.regions.len(),
+        super::namespaces().len(),
+        crate::sched::now_ns().saturating_sub(begin)
+    );
     super::hotplug::start();
 }
 

@@ -73,6 +73,30 @@ pub fn r23_write_faults_allocate_and_zero() -> Outcome {
     Ok(())
 }
 
+/// Blocks that are made data ahead of stores are none that a mapping shows as a
+/// zero page: a write by call over data would not look for it (R29).
+pub fn r23_blocks_made_ahead_have_no_zero_page() -> Outcome {
+    let rig = Rig::new(40)?;
+    let mapping = rig.map(Perms::ReadWrite)?;
+    for hole in [6, 20] {
+        check!(load(&mapping, hole * 4096) == 0);
+    }
+    for block in [2, 3, 4, 5, 7, 8] {
+        store(&mapping, block * 4096, block as u8);
+    }
+    let data: Vec<u64> = rig.fs.state.lock().blocks.keys().copied().collect();
+    check!(data.len() > 6, "nothing was made ahead: {data:?}");
+    for block in data {
+        let entry = rig.file.entry(block).1;
+        check!(
+            !matches!(entry, Entry::Zero(_)),
+            "block {block} is data, and mapped as {entry:?}"
+        );
+    }
+    check!(load(&mapping, 6 * 4096) == 0 && load(&mapping, 5 * 4096) == 5);
+    Ok(())
+}
+
 pub fn r24_a_store_after_sync_faults_again() -> Outcome {
     let rig = Rig::new(4)?;
     rig.fs.lay_out(0..4, 1)?;

@@ -51,6 +51,7 @@ rules_as_tests! {
     r22_holes_read_zeros_and_allocate_nothing,
     r23_holes_are_filled_ahead_of_stores_in_order,
     r23_write_faults_allocate_and_zero,
+    r23_blocks_made_ahead_have_no_zero_page,
     r24_a_store_after_sync_faults_again,
     r25_private_stores_stay_in_the_mapping,
     r27_large_leaves_where_extent_and_address_allow,
