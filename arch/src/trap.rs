@@ -71,8 +71,8 @@ pub enum FaultOutcome {
     Fatal,
 }
 
-/// What the kernel made of a report of lost memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What the kernel made of a report of lost memory, worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum MemoryOutcome {
     /// Going on would be with bad data.
     Fatal,

@@ -45,6 +45,16 @@ pub fn debugfs(image: &Path, commands: &str) -> String {
     text
 }
 
+/// The device's block under a file's block.
+#[track_caller]
+pub fn block_of(image: &Path, file: &str, block: u64) -> u64 {
+    let text = debugfs(image, &format!("bmap {file} {block}"));
+    text.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .next_back()
+        .unwrap_or_else(|| panic!("no block in {text}"))
+}
+
 /// Runs the debugfs commands in a file on an image, writing.
 #[track_caller]
 pub fn debugfs_script(image: &Path, script: &Path) {

@@ -175,12 +175,7 @@ fn lost_media_are_seen_survived_and_cleared() {
     tools::mkfs(&image, UNIT, ["-b", "4096"]);
     tools::debugfs(&image, &format!("write {} victim", source.display()));
     tools::debugfs(&image, &format!("write {} other", source.display()));
-    let block = tools::debugfs(&image, "bmap victim 3");
-    let block: u64 = block
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .next_back()
-        .unwrap_or_else(|| panic!("no block in {block}"));
+    let block = tools::block_of(&image, "victim", 3);
     let dpa = block * 4096 + 128;
 
     let socket = lab.path("qmp");

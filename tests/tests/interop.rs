@@ -153,9 +153,7 @@ fn an_image_that_needs_recovery_is_recovered_only_for_writing() {
     std::fs::write(tree.join("f"), "old content\n").expect("file");
     tools::mkfs(&image, 32 << 20, [Path::new("-d"), &tree]);
     // A transaction that only the journal holds: new content of f's block.
-    let block = tools::debugfs(&image, "bmap /f 0");
-    let number = |line: &str| line.trim().parse::<u64>().ok();
-    let block = block.lines().find_map(number).expect("a block number");
+    let block = tools::block_of(&image, "/f", 0);
     let new = lab.path("block");
     let mut content = b"new content\n".to_vec();
     content.resize(4096, 0);

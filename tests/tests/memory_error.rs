@@ -33,12 +33,7 @@ fn victim(lab: &Lab) -> (PathBuf, u64, String) {
     tools::mkfs(&image, 128 << 20, ["-b", "4096"]);
     tools::debugfs(&image, &format!("write {} victim", source.display()));
     tools::debugfs(&image, &format!("write {} other", source.display()));
-    let block = tools::debugfs(&image, "bmap victim 3");
-    let block: u64 = block
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .next_back()
-        .unwrap_or_else(|| panic!("no block in {block}"));
+    let block = tools::block_of(&image, "victim", 3);
     (image, block * 4096, tools::sha256(&source))
 }
 

@@ -266,20 +266,16 @@ fn copies() -> Result<(), &'static str> {
                 with_buffers(|a, b| {
                     b.fill(0xaa);
                     let (src, dst) = (a.as_ptr(), b.as_mut_ptr());
+                    let mut left = 0;
                     // SAFETY: offset + 3 + len stays inside both buffers.
-                    let left = unsafe {
+                    unsafe {
                         let (dst, src) = (dst.add(offset), src.add(offset + 3));
                         match kind {
                             0 => cache::copy(dst, src, len),
                             1 => cache::copy_nt(dst, src, len),
-                            _ => (),
+                            _ => left = cache::copy_checked(dst, src, len),
                         }
-                        if kind == 2 {
-                            cache::copy_checked(dst, src, len)
-                        } else {
-                            0
-                        }
-                    };
+                    }
                     cache::fence();
                     left == 0
                         && b[offset..offset + len] == a[offset + 3..offset + 3 + len]

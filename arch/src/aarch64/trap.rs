@@ -231,7 +231,9 @@ extern "C" fn handle_sync(frame: &mut TrapFrame) {
             frame.pc = landing;
             return;
         }
-        let (MemoryOutcome::Wait, Some(pa)) = (outcome, pa) else {
+        // Whoever has interrupts masked can't wait.
+        let interruptible = frame.spsr & IRQ_MASKED == 0;
+        let (MemoryOutcome::Wait, Some(pa), true) = (outcome, pa, interruptible) else {
             fatal(&cause, frame)
         };
         let pc = frame.pc();

@@ -118,7 +118,7 @@ pub(super) fn handle(frame: &mut TrapFrame) {
         status: 0,
         addr: None,
     };
-    let mut outcome = None;
+    let mut outcome: Option<MemoryOutcome> = None;
     let mut action = false;
     take(cap, |found| {
         // Without recovery by software nothing tells that none is required.
@@ -133,10 +133,7 @@ pub(super) fn handle(frame: &mut TrapFrame) {
             worst = found;
         }
         action |= required;
-        outcome = match outcome {
-            Some(MemoryOutcome::Fatal) => Some(MemoryOutcome::Fatal),
-            _ => Some(this),
-        };
+        outcome = Some(outcome.map_or(this, |before| before.min(this)));
     });
     let outcome = match outcome {
         None | Some(MemoryOutcome::Fatal) => fatal(&worst, frame),

@@ -248,20 +248,16 @@ fn copies() -> Outcome {
                 let mut to = [GUARD; 300];
                 let dst = to.as_mut_ptr().wrapping_add(at);
                 let src = from.as_ptr().wrapping_add(at / 2);
+                let mut left = 0;
                 // SAFETY: at most 15 + 200 bytes into arrays of 300.
-                let left = unsafe {
+                unsafe {
                     match kind {
                         0 => cache::copy(dst, src, len),
                         1 => cache::copy_nt(dst, src, len),
                         2 => cache::zero_nt(dst, len),
-                        _ => (),
+                        _ => left = cache::copy_checked(dst, src, len),
                     }
-                    if kind == 3 {
-                        cache::copy_checked(dst, src, len)
-                    } else {
-                        0
-                    }
-                };
+                }
                 if left != 0 {
                     return Err("copy_checked: lost memory in an array");
                 }

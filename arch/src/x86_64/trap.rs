@@ -126,6 +126,19 @@ impl fmt::Display for TrapFrame {
     }
 }
 
+/// Keeps the registers of the wide copy that was interrupted, and clears the
+/// mark, for a handler that may copy itself.
+macro_rules! keep_wide {
+    () => {
+        "sub rsp, 128
+        vmovdqu [rsp], ymm0
+        vmovdqu [rsp + 32], ymm1
+        vmovdqu [rsp + 64], ymm2
+        vmovdqu [rsp + 96], ymm3
+        mov byte ptr gs:[{wide}], 0"
+    };
+}
+
 // 256 stubs of 16 bytes. Each makes the stack look alike: an error code (0
 // where the CPU pushes none: the mask names the vectors where it does), then
 // the vector. The CPU aligns the stack to 16 before its five words; with our
@@ -204,12 +217,7 @@ global_asm!(
     // mark is set again before they are loaded, so that an NMI in between
     // keeps them too.
     "3:",
-    "sub rsp, 128",
-    "vmovdqu [rsp], ymm0",
-    "vmovdqu [rsp + 32], ymm1",
-    "vmovdqu [rsp + 64], ymm2",
-    "vmovdqu [rsp + 96], ymm3",
-    "mov byte ptr gs:[{wide}], 0",
+    keep_wide!(),
     "call {handler}",
     "5:",
     "cli",
@@ -223,12 +231,7 @@ global_asm!(
     // The same for the other handler. (The machine check has put the registers
     // and the mark back before it sent the thread there.)
     "4:",
-    "sub rsp, 128",
-    "vmovdqu [rsp], ymm0",
-    "vmovdqu [rsp + 32], ymm1",
-    "vmovdqu [rsp + 64], ymm2",
-    "vmovdqu [rsp + 96], ymm3",
-    "mov byte ptr gs:[{wide}], 0",
+    keep_wide!(),
     "call {settle}",
     "jmp 5b",
     // A load that may fault: returns its value and 1, or 0 and 0.

@@ -118,6 +118,11 @@ impl Shared {
                 }
             }
             6 if matches!(self.state(span), State::Split { .. }) => {
+                if self.map.merge(large).map_err(text)? {
+                    check!(held.leaves.is_empty(), "merged mapped folios");
+                    self.merges.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
                 // As a truncation leaves it: nothing mapped, and a file that
                 // grew again has every page. Strangers may still hold some.
                 for id in held.leaves.drain(..) {

@@ -102,11 +102,10 @@ pub(super) fn reported_in(range: Range<PhysAddr>) -> Option<PhysAddr> {
 pub fn settle(addr: PhysAddr, pc: VirtAddr) -> bool {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let page = page_of(addr);
+    let here = page ^ pc.as_u64().rotate_left(32);
     // Relaxed: a hint. Two threads that meet the same loss at the same
     // instruction may take each other for one, and it is fatal as before.
-    if LAST.swap(page ^ pc.as_u64().rotate_left(32), Ordering::Relaxed)
-        == page ^ pc.as_u64().rotate_left(32)
-    {
+    if LAST.swap(here, Ordering::Relaxed) == here {
         return false;
     }
     let deadline = sched::now_ns().saturating_add(SETTLE_NS);

@@ -9,21 +9,19 @@
 //! Names go on: a DIMM that comes is the next `nmemN`, and nothing that had a
 //! name gets another.
 
+use super::lines::Lines;
 use super::nfit::{HEADER_LEN, SIGNATURE};
 use super::region::Region;
 use super::source::NfitSource;
 use super::{Dimm, Found, Inventory, Machine, Source};
 use crate::error::Result;
-use crate::sync::{SpinLock, WaitQueue};
-use alloc::collections::VecDeque;
+use crate::sync::WaitQueue;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// Lines of changes that wait for somebody to read them.
-const MOST_LINES: usize = 64;
-
-static LINES: SpinLock<VecDeque<String>> = SpinLock::new(VecDeque::new());
+/// Lines of changes that nobody has read yet.
+static LINES: Lines<64> = Lines::new();
 static CHANGED: WaitQueue = WaitQueue::new();
 
 /// An NFIT of the structures that `_FIT` gives.
@@ -163,23 +161,18 @@ pub fn rescan() -> Result<()> {
             )),
         }
     }
-    let mut kept = LINES.lock();
-    for line in lines {
+    for line in &lines {
         log::info!("pmem: hot-plug: {line}");
-        if kept.len() == MOST_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(line);
     }
-    drop(kept);
+    LINES.add(lines);
     CHANGED.wake_all();
     Ok(())
 }
 
 /// Waits for changes until a time, and gives those that nobody has read yet.
 pub fn wait(deadline_ns: u64) -> Vec<String> {
-    CHANGED.wait_until_deadline(deadline_ns, || !LINES.lock().is_empty());
-    LINES.lock().drain(..).collect()
+    CHANGED.wait_until_deadline(deadline_ns, || !LINES.is_empty());
+    LINES.take()
 }
 
 /// Listens to the firmware's notifications, where there is a root device.

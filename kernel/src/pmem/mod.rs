@@ -35,6 +35,7 @@ pub mod info;
 pub mod label;
 pub mod layout;
 pub mod lifecycle;
+mod lines;
 pub mod namespace;
 pub mod nfit;
 pub mod provision;

@@ -9,8 +9,7 @@
 //!
 //! Names of over [`NAME_WORDS`] words are rare and not kept.
 
-use super::bytes::last_word;
-use super::slots::{Key, Slots, Version, WORDS, mix};
+use super::slots::{Key, Slots, Version, WORDS, mix, spell};
 use super::{FileKind, Ino};
 
 /// Words of a key before the name: tag, directory, mount and length.
@@ -63,24 +62,13 @@ fn with_key<R>(dir: Dir, name: &[u8], f: impl FnOnce(&Key) -> R) -> Option<R> {
     let mut words = [0; WORDS - 1];
     words[1] = dir.ino;
     words[2] = dir.mount << 16 | name.len() as u64;
-    let mut hash = mix(words[1], words[2].rotate_left(32));
-    let count = name.len().div_ceil(8);
-    if count > NAME_WORDS {
+    let hash = mix(words[1], words[2].rotate_left(32));
+    if name.len().div_ceil(8) > NAME_WORDS {
         return None;
     }
-    let (whole, rest) = name.as_chunks::<8>();
-    let mut at = HEAD;
-    for chunk in whole {
-        words[at] = u64::from_le_bytes(*chunk);
-        hash = mix(hash, words[at]);
-        at += 1;
-    }
-    if !rest.is_empty() {
-        words[at] = last_word(rest);
-        hash = mix(hash, words[at]);
-    }
+    let (end, hash) = spell(&mut words, HEAD, name, hash);
     words[0] = hash | 1;
-    let words = &words[..HEAD + count];
+    let words = &words[..end];
     Some(f(&Key { words }))
 }
 

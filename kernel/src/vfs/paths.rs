@@ -16,9 +16,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::bytes::last_word;
 use super::names::{pack, unpack};
-use super::slots::{Key, Slots, WORDS, mix};
+use super::slots::{Key, Slots, WORDS, mix, spell};
 use super::{FileKind, Ino};
 
 /// Words of a value: generation and mount, inode and kind.
@@ -57,28 +56,16 @@ pub(super) enum Known {
 /// Calls `f` with a path's key, if it has one.
 #[inline]
 fn with_key<R>(path: &[u8], follow: bool, f: impl FnOnce(&Key) -> R) -> Option<R> {
-    let (whole, rest) = path.as_chunks::<8>();
     if path.len().div_ceil(8) > PATH_WORDS {
         return None;
     }
     let mut words = [0; HEAD + PATH_WORDS];
     words[1] = path.len() as u64 | u64::from(follow) << 32;
-    let mut hash = mix(0, words[1]);
-    let mut at = HEAD;
-    for chunk in whole {
-        words[at] = u64::from_le_bytes(*chunk);
-        hash = mix(hash, words[at]);
-        at += 1;
-    }
-    if !rest.is_empty() {
-        words[at] = last_word(rest);
-        hash = mix(hash, words[at]);
-        at += 1;
-    }
+    let hash = mix(0, words[1]);
+    let (end, hash) = spell(&mut words, HEAD, path, hash);
     words[0] = hash | 1;
-    Some(f(&Key {
-        words: &words[..at],
-    }))
+    let words = &words[..end];
+    Some(f(&Key { words }))
 }
 
 impl Paths {

@@ -36,6 +36,8 @@ use crate::sync::atomic::model::{AtomicPtr, AtomicU64, Ordering, fence};
 use crate::sync::brlock::{Place, Readers};
 use crate::sync::{Mutex, SpinLock};
 
+use super::bytes::last_word;
+
 /// Words of a record, the key's first.
 pub const WORDS: usize = 15;
 /// Slots among which a record's hash leaves the choice.
@@ -120,6 +122,24 @@ impl<const V: usize> Drop for Visit<'_, V> {
 pub fn mix(hash: u64, word: u64) -> u64 {
     let mixed = u128::from(hash ^ word) * 0x9e37_79b9_7f4a_7c15;
     mixed as u64 ^ (mixed >> 64) as u64
+}
+
+/// Spells a text into a key's words from `at` on, eight bytes a word, and mixes
+/// them into the hash: where it ends, and the hash. There must be room.
+#[inline]
+pub fn spell(words: &mut [u64], mut at: usize, text: &[u8], mut hash: u64) -> (usize, u64) {
+    let (whole, rest) = text.as_chunks::<8>();
+    for chunk in whole {
+        words[at] = u64::from_le_bytes(*chunk);
+        hash = mix(hash, words[at]);
+        at += 1;
+    }
+    if !rest.is_empty() {
+        words[at] = last_word(rest);
+        hash = mix(hash, words[at]);
+        at += 1;
+    }
+    (at, hash)
 }
 
 impl<const V: usize> Slots<V> {

@@ -16,11 +16,10 @@ use super::service::with;
 use super::topology::Topology;
 use crate::error::{Error, Result};
 use crate::pmem::badblocks::{ClearPoison, SECTOR};
+use crate::pmem::lines::Lines;
 use crate::pmem::region::{Handle, Media};
 use crate::pmem::{self, Namespace, failure};
 use crate::sched;
-use crate::sync::SpinLock;
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -30,8 +29,6 @@ use quire_arch::PhysAddr;
 
 /// How often devices are asked for events.
 const LOOK_NS: u64 = 1_000_000_000;
-/// Lines of events that wait for somebody to read them.
-const MOST_LINES: usize = 256;
 /// The smallest granularity: the bytes behind it may lie elsewhere.
 const CHUNK: u64 = 256;
 /// What devices lose at once.
@@ -39,26 +36,19 @@ const LINE: u64 = 64;
 const PAGE: u64 = 4096;
 
 /// Lines of events that nobody has read yet.
-static LINES: SpinLock<VecDeque<String>> = SpinLock::new(VecDeque::new());
+static LINES: Lines<256> = Lines::new();
 
 /// What devices have reported since the last look, a line each. What they say
 /// is lost becomes unreadable in the namespaces.
 pub fn poll_events() -> Result<Vec<String>> {
     look()?;
-    Ok(LINES.lock().drain(..).collect())
+    Ok(LINES.take())
 }
 
 /// Takes all events, and deals with them.
 fn look() -> Result<()> {
     let (lines, lost) = with(|topology| topology.take_events())?;
-    let mut kept = LINES.lock();
-    for line in lines {
-        if kept.len() == MOST_LINES {
-            kept.pop_front();
-        }
-        kept.push_back(line);
-    }
-    drop(kept);
+    LINES.add(lines);
     lost.into_iter().for_each(tell);
     Ok(())
 }
