@@ -1,9 +1,14 @@
 //! Checks a kernel's ELF64 file and says what to load where.
 //!
 //! Only what a higher-half kernel needs is accepted: a fixed-address executable
-//! for the right CPU whose segments lie at or above [`KERNEL_MIN`], share no
-//! page and are never both writable and executable. Everything else is refused
-//! with the field that is wrong, before a byte of it is used.
+//! for the right CPU whose segments lie at or above [`KERNEL_MIN`] in order of
+//! address, share no page and are never both writable and executable. Everything
+//! else is refused with the field that is wrong, before a byte of it is used.
+//!
+//! Limine gives a segment's access to everything that its `p_align` rounds it
+//! to (4 KiB pages or not). So a file whose rounded segments overlap with
+//! different access is refused here too, although 4 KiB pages would keep them
+//! apart: what this loader takes, Limine takes.
 //!
 //! Specification: System V ABI, chapters 4 and 5 (ELF64).
 
@@ -44,6 +49,8 @@ pub struct Segment {
     pub file_size: usize,
     /// How its pages are to be mapped.
     pub access: Access,
+    /// The alignment that it asks for.
+    pub align: u64,
 }
 
 impl Segment {
@@ -53,6 +60,14 @@ impl Segment {
             page_down(self.virt),
             page_up(self.virt.saturating_add(self.mem_size)),
         )
+    }
+
+    /// What it occupies when it is rounded to its own alignment, a power of two:
+    /// start and end.
+    fn rounded(&self) -> (u64, u64) {
+        let mask = self.align.saturating_sub(1);
+        let end = self.virt.saturating_add(self.mem_size);
+        (self.virt & !mask, end.saturating_add(mask) & !mask)
     }
 }
 
@@ -142,6 +157,19 @@ pub enum ElfError {
         /// The address of the common page.
         at: u64,
     },
+    /// Two loadable segments with different access, each rounded to its own
+    /// alignment, overlap.
+    Rounded {
+        /// Where the overlap begins.
+        at: u64,
+        /// The alignment of the upper one.
+        align: u64,
+    },
+    /// The loadable segments are not in order of address.
+    Order {
+        /// The address of the one that comes too late.
+        at: u64,
+    },
     /// The image spans more than [`MAX_IMAGE`].
     TooLarge {
         /// Its size in bytes.
@@ -174,6 +202,13 @@ impl fmt::Display for ElfError {
             }
             Self::Segment { index, why } => write!(f, "program header {index}: {why}"),
             Self::Overlap { at } => write!(f, "two loadable segments share the page at {at:#x}"),
+            Self::Rounded { at, align } => write!(
+                f,
+                "segments of different access share {align:#x}-byte units at {at:#x}: link with -z max-page-size=4096"
+            ),
+            Self::Order { at } => {
+                write!(f, "the segment at {at:#x} comes behind one above it")
+            }
             Self::TooLarge { size } => {
                 write!(f, "the image spans {size} bytes, {MAX_IMAGE} at most")
             }
@@ -239,7 +274,7 @@ pub fn parse(file: &[u8], machine: Machine) -> Result<Image, ElfError> {
             .ok_or(table)?;
         let end = start.checked_add(PHENT).ok_or(table)?;
         let record = file.get(start..end).ok_or(table)?;
-        let Some((segment, align)) = load_segment(record, index, file.len())? else {
+        let Some(segment) = load_segment(record, index, file.len())? else {
             continue;
         };
         let slot = image
@@ -248,18 +283,14 @@ pub fn parse(file: &[u8], machine: Machine) -> Result<Image, ElfError> {
             .ok_or(ElfError::SegmentCount)?;
         *slot = segment;
         image.count = image.count.saturating_add(1);
-        image.align = image.align.max(align);
+        image.align = image.align.max(segment.align);
     }
     place(&mut image)?;
     Ok(image)
 }
 
 /// Checks one program header; nothing for those that load nothing.
-fn load_segment(
-    record: &[u8],
-    index: u16,
-    file_len: usize,
-) -> Result<Option<(Segment, u64)>, ElfError> {
+fn load_segment(record: &[u8], index: u16, file_len: usize) -> Result<Option<Segment>, ElfError> {
     let bad = |why| ElfError::Segment { index, why };
     let cut = bad("cut off");
     if le32(record, 0).ok_or(cut)? != PT_LOAD {
@@ -312,34 +343,45 @@ fn load_segment(
     if access.write && access.exec {
         return Err(bad("is both writable and executable"));
     }
-    Ok(Some((
-        Segment {
-            virt,
-            mem_size,
-            file_offset,
-            file_size: in_file,
-            access,
-        },
+    Ok(Some(Segment {
+        virt,
+        mem_size,
+        file_offset,
+        file_size: in_file,
+        access,
         align,
-    )))
+    }))
 }
 
-/// Orders the segments and checks them against one another.
+/// Checks the segments against one another.
 fn place(image: &mut Image) -> Result<(), ElfError> {
     let segments = image
         .segments
-        .get_mut(..image.count)
+        .get(..image.count)
         .ok_or(ElfError::SegmentCount)?;
-    segments.sort_unstable_by_key(|segment| segment.virt);
     let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
         return Err(ElfError::SegmentCount);
     };
     let (base, end) = (first.pages().0, last.pages().1);
     for pair in segments.windows(2) {
-        if let [low, high] = pair
-            && high.pages().0 < low.pages().1
-        {
+        let [low, high] = pair else { continue };
+        if high.virt < low.virt {
+            return Err(ElfError::Order { at: high.virt });
+        }
+        if high.pages().0 < low.pages().1 {
             return Err(ElfError::Overlap { at: high.pages().0 });
+        }
+    }
+    // A coarsely aligned one may reach beyond its next neighbour.
+    let mut reached = (0, Access::default());
+    for segment in segments {
+        let (start, end) = segment.rounded();
+        if start < reached.0 && segment.access != reached.1 {
+            let align = segment.align;
+            return Err(ElfError::Rounded { at: start, align });
+        }
+        if end > reached.0 {
+            reached = (end, segment.access);
         }
     }
     image.base = base;

@@ -69,7 +69,7 @@ fn data() -> Ph {
 
 #[test]
 fn a_good_kernel() {
-    let image = parse(&file(BASE + 0x10, &[data(), text()]), Machine::X86_64).unwrap();
+    let image = parse(&file(BASE + 0x10, &[text(), data()]), Machine::X86_64).unwrap();
     assert_eq!(image.base, BASE);
     assert_eq!(image.end, BASE + 0x6000);
     assert_eq!(image.entry, BASE + 0x10);
@@ -122,6 +122,41 @@ fn a_shared_page_is_refused() {
     assert_eq!(
         refused(BASE, &[text(), close]),
         ElfError::Overlap { at: BASE }
+    );
+}
+
+/// A linker for AArch64 aligns segments to 64 KiB, when it is not told better,
+/// and our linker script puts them on neighbouring 4 KiB pages: Limine would map
+/// the end of the text without execution, or refuse the file.
+#[test]
+fn what_rounding_would_mix_is_refused() {
+    let mut coarse = [text(), data()];
+    for ph in &mut coarse {
+        ph.align = 0x1_0000;
+        ph.offset = ph.virt - BASE;
+    }
+    assert_eq!(
+        refused(BASE, &coarse),
+        ElfError::Rounded {
+            at: BASE,
+            align: 0x1_0000
+        }
+    );
+    // The same access may: nothing is lost.
+    coarse[0].flags = 4;
+    coarse[1].flags = 4;
+    assert_eq!(
+        refused(BASE, &coarse),
+        ElfError::BadEntry { entry: BASE },
+        "all but the entry is right"
+    );
+}
+
+#[test]
+fn segments_out_of_order_are_refused() {
+    assert_eq!(
+        refused(BASE, &[data(), text()]),
+        ElfError::Order { at: BASE }
     );
 }
 

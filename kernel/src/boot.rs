@@ -13,6 +13,7 @@ use quire_arch as arch;
 pub mod described;
 #[cfg(target_os = "none")]
 mod limine;
+mod regions;
 #[cfg(target_os = "none")]
 mod sequence;
 #[cfg(target_os = "none")]
@@ -66,15 +67,13 @@ pub struct Framebuffer {
     pub bpp: u16,
 }
 
-/// So many regions and CPUs are taken from the loader.
-const MAX_REGIONS: usize = 512;
+/// So many CPUs are taken from the loader.
 #[cfg(target_os = "none")]
 const MAX_CPUS: usize = 256;
 
 /// What the loader handed over.
 pub struct BootInfo {
-    regions: [Region; MAX_REGIONS],
-    region_count: usize,
+    regions: regions::Regions,
     /// Where the loader's own tables show physical memory.
     pub hhdm: u64,
     /// The ACPI root pointer.
@@ -105,7 +104,7 @@ pub struct BootInfo {
 impl BootInfo {
     /// Physical memory, by address.
     pub fn regions(&self) -> &[Region] {
-        self.regions.get(..self.region_count).unwrap_or(&[])
+        self.regions.as_slice()
     }
 }
 

@@ -11,9 +11,10 @@ unsafe extern "Rust" {
     safe fn quire_app_main() -> u8;
 }
 
-/// Where the loader jumps to.
-#[unsafe(no_mangle)]
-extern "C" fn _start() -> ! {
+quire_arch::boot_entry!(start);
+
+/// Where the loader's jump ends.
+extern "C" fn start() -> ! {
     // SAFETY: the loader's hand-over, once, on the boot CPU.
     unsafe { crate::boot::start(quire_app_main) }
 }

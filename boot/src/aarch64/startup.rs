@@ -147,8 +147,9 @@ global_asm!(
     "ldp x9, x10, [x19, #0x10]",
     "msr ttbr0_el1, x9",
     "msr ttbr1_el1, x10",
-    "mov x9, #0x300000",
-    "msr cpacr_el1, x9",
+    // SIMD is off, as the protocol has it from base revision 6 on; before, it
+    // is what the firmware left.
+    "msr cpacr_el1, xzr",
     "isb",
     "tlbi vmalle1",
     "ic iallu",

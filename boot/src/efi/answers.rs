@@ -124,7 +124,10 @@ impl<'a> Answers<'a> {
     pub fn executable(&self, mut file: File, path: &str, cmdline: &[u8]) {
         file.path = self.arena.string(path.as_bytes());
         file.string = self.arena.string(cmdline);
-        self.give_one(Kind::Cmdline, file.string);
+        // The request for the line alone came with revision 3.
+        if self.requests.max_revision >= 3 {
+            self.give_one(Kind::Cmdline, file.string);
+        }
         self.give_one(Kind::ExecutableFile, self.arena.put(file));
     }
 

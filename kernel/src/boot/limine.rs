@@ -2,13 +2,15 @@
 //! our terms.
 //!
 //! Base revision 3 is asked for; a loader that answers with 2 is accepted
-//! (Limine 8): the one difference that matters is that the RSDP then comes as
-//! an address in the loader's direct map.
+//! (Limine 8). Two differences matter: the RSDP then comes as an address in the
+//! loader's direct map, and the command line only as the string that goes with
+//! the kernel's file.
 //!
 //! Everything here runs in the loader's address space, before memory can be
 //! allocated.
 
-use super::{BootInfo, Framebuffer, MAX_CPUS, MAX_REGIONS, Region, RegionKind, described};
+use super::regions::{MAX_REGIONS, Regions};
+use super::{BootInfo, Framebuffer, MAX_CPUS, Region, RegionKind, described};
 use crate::mm::frame;
 use arch::boot::MpInfo;
 use arch::{PhysAddr, VirtAddr};
@@ -96,21 +98,17 @@ pub(super) fn collect(info: &mut BootInfo) -> Result<(), &'static str> {
         let (Some(end), true) = (entry.base.checked_add(entry.length), entry.length > 0) else {
             continue;
         };
-        let Some(slot) = info.regions.get_mut(info.region_count) else {
-            log::warn!("boot: memory map has more than {MAX_REGIONS} entries: the rest is unused");
-            break;
-        };
-        *slot = Region {
+        let region = Region {
             start: PhysAddr(entry.base),
             end: PhysAddr(end),
             kind: kind(entry.entry_type),
         };
-        info.region_count += 1;
+        if !info.regions.push(region) {
+            log::warn!("boot: memory map has more than {MAX_REGIONS} entries: the rest is unused");
+            break;
+        }
     }
-    let count = info.region_count;
-    if let Some(regions) = info.regions.get_mut(..count) {
-        regions.sort_unstable_by_key(|r| r.start);
-    }
+    info.regions.sort();
 
     let address = ADDRESS.get_response().ok_or("no kernel address")?;
     info.kernel_phys = PhysAddr(address.physical_base());
@@ -120,8 +118,10 @@ pub(super) fn collect(info: &mut BootInfo) -> Result<(), &'static str> {
         let file = r.file();
         (phys(file.addr() as u64), file.size())
     });
-    info.cmdline = CMDLINE.get_response().map(|r| {
-        let text = r.cmdline().to_bytes();
+    let line = CMDLINE.get_response().map(|r| r.cmdline());
+    let line = line.or_else(|| FILE.get_response().map(|r| r.file().string()));
+    info.cmdline = line.map(|line| {
+        let text = line.to_bytes();
         (phys(text.as_ptr() as u64), text.len() as u64)
     });
     info.framebuffer = SCREEN
@@ -161,6 +161,10 @@ pub(super) fn collect(info: &mut BootInfo) -> Result<(), &'static str> {
         };
         info.described.add_device_tree(tree);
     }
+    let apart = info.regions.set_apart(info.described.iter());
+    if apart > 0 {
+        log::info!("boot: set-apart={apart}: not RAM for everybody, by the firmware's maps");
+    }
     info.boot_time = DATE.get_response().map(|r| r.timestamp().as_secs());
     Ok(())
 }
@@ -169,12 +173,7 @@ impl BootInfo {
     /// Nothing yet.
     pub(super) const fn empty() -> Self {
         Self {
-            regions: [Region {
-                start: PhysAddr(0),
-                end: PhysAddr(0),
-                kind: RegionKind::Reserved,
-            }; MAX_REGIONS],
-            region_count: 0,
+            regions: Regions::empty(),
             hhdm: 0,
             rsdp: None,
             kernel_phys: PhysAddr(0),

@@ -164,6 +164,25 @@ impl ReturnCode {
     }
 }
 
+/// The `count` entries of `width` bytes that follow an answer's head; `None` when
+/// one of them is missing or makes no sense.
+pub(super) fn entries<T>(
+    answer: &[u8],
+    head: usize,
+    width: usize,
+    count: u16,
+    decode: impl Fn(&[u8]) -> Option<T>,
+) -> Option<Vec<T>> {
+    let count = usize::from(count);
+    let entries: Option<Vec<T>> = answer
+        .get(head..)?
+        .chunks_exact(width)
+        .take(count)
+        .map(decode)
+        .collect();
+    entries.filter(|entries| entries.len() == count)
+}
+
 /// Devices count capacity in these.
 const CAPACITY: u64 = 256 << 20;
 
@@ -397,28 +416,21 @@ impl PoisonList {
     /// Reads an answer.
     pub fn decode(answer: &[u8]) -> Option<Self> {
         let flags = read_u8(answer, 0)?;
-        let count = usize::from(read_u16(answer, 10)?);
-        let records: Option<Vec<Poison>> = answer
-            .get(32..)?
-            .chunks_exact(16)
-            .take(count)
-            .map(|record| {
-                let address = read_u64(record, 0)?;
-                Some(Poison {
-                    dpa: address & !63,
-                    length: u64::from(read_u32(record, 8)?).saturating_mul(64),
-                    source: match (address & 7) as u8 {
-                        0 => PoisonSource::Unknown,
-                        1 => PoisonSource::External,
-                        2 => PoisonSource::Internal,
-                        3 => PoisonSource::Injected,
-                        7 => PoisonSource::Vendor,
-                        other => PoisonSource::Other(other),
-                    },
-                })
+        let records = entries(answer, 32, 16, read_u16(answer, 10)?, |record| {
+            let address = read_u64(record, 0)?;
+            Some(Poison {
+                dpa: address & !63,
+                length: u64::from(read_u32(record, 8)?).saturating_mul(64),
+                source: match (address & 7) as u8 {
+                    0 => PoisonSource::Unknown,
+                    1 => PoisonSource::External,
+                    2 => PoisonSource::Internal,
+                    3 => PoisonSource::Injected,
+                    7 => PoisonSource::Vendor,
+                    other => PoisonSource::Other(other),
+                },
             })
-            .collect();
-        let records = records.filter(|records| records.len() == count)?;
+        })?;
         Some(Self {
             more: flags & 1 != 0,
             overflow: flags & 2 != 0,
@@ -438,14 +450,9 @@ pub const CEL: Uuid = [
 
 /// Get Supported Logs: which, and their sizes.
 pub fn supported_logs(answer: &[u8]) -> Option<Vec<(Uuid, u32)>> {
-    let count = usize::from(read_u16(answer, 0)?);
-    let logs: Option<Vec<(Uuid, u32)>> = answer
-        .get(8..)?
-        .chunks_exact(20)
-        .take(count)
-        .map(|entry| Some((bytes(entry, 0)?, read_u32(entry, 16)?)))
-        .collect();
-    logs.filter(|logs| logs.len() == count)
+    entries(answer, 8, 20, read_u16(answer, 0)?, |entry| {
+        Some((bytes(entry, 0)?, read_u32(entry, 16)?))
+    })
 }
 
 /// The commands that a Command Effects Log names, with their effects.

@@ -13,7 +13,7 @@
     )
 )]
 
-use super::command::{Health, Uuid};
+use super::command::{Health, Uuid, entries};
 use alloc::vec::Vec;
 use quire_arch::acpi::{bytes, read_u8, read_u16, read_u64};
 
@@ -164,14 +164,8 @@ impl Records {
     /// Reads an answer to Get Event Records.
     pub fn decode(answer: &[u8]) -> Option<Self> {
         let flags = read_u8(answer, 0)?;
-        let count = usize::from(read_u16(answer, 20)?);
-        let records: Option<Vec<Record>> = answer
-            .get(32..)?
-            .chunks_exact(RECORD_LEN)
-            .take(count)
-            .map(Record::decode)
-            .collect();
-        let records = records.filter(|records| records.len() == count)?;
+        let count = read_u16(answer, 20)?;
+        let records = entries(answer, 32, RECORD_LEN, count, Record::decode)?;
         Some(Self {
             overflow: flags & 1 != 0,
             more: flags & 2 != 0,
