@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Time for one session, longer than any should take on a busy machine.
 const TIMEOUT: &str = "300";
@@ -118,9 +119,10 @@ impl Start<'_> {
     }
 
     /// Runs commands in the guest until they have printed so many lines, and
-    /// then takes the power away: the launcher is killed, and the machine dies
-    /// with it. Gives every line that had been printed by then.
-    pub fn cut_after(mut self, commands: &str, lines: usize) -> Vec<String> {
+    /// `more` time after that takes the power away: the launcher is killed,
+    /// and the machine dies with it. Gives every line that had been printed by
+    /// then.
+    pub fn cut_after(mut self, commands: &str, lines: usize, more: Duration) -> Vec<String> {
         let _slot = Slot::take();
         let mut child = self
             .command
@@ -131,6 +133,8 @@ impl Start<'_> {
             .expect("the launcher starts");
         let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut seen: Vec<String> = output.by_ref().take(lines).map_while(Result::ok).collect();
+        // No event is waited for: any moment is as good as another.
+        std::thread::sleep(more);
         child.kill().expect("it can be killed");
         seen.extend(output.map_while(Result::ok));
         child.wait().expect("it ends");

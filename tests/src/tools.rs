@@ -1,6 +1,7 @@
 //! The host's own tools for ext4: the referees.
 
 use quire_qemu::host::find_program;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
@@ -72,6 +73,46 @@ pub fn read_file(image: &Path, path: &str) -> Vec<u8> {
         .expect("debugfs starts");
     assert!(output.status.success(), "debugfs cat {path}");
     output.stdout
+}
+
+/// Lets `e2fsck` replay the journal, and nothing else.
+#[track_caller]
+pub fn recover(image: &Path) {
+    let (_, text) = run(tool("e2fsck").args(["-E", "journal_only", "-y"]).arg(image));
+    assert!(
+        text.contains("recovering journal") || !text.contains("MODIFIED"),
+        "e2fsck -E journal_only {}:\n{text}",
+        image.display()
+    );
+}
+
+/// The contents of files of an image, read by debugfs; what is not there is
+/// left out.
+#[track_caller]
+pub fn read_files<'a>(
+    image: &Path,
+    paths: impl IntoIterator<Item = &'a String>,
+) -> BTreeMap<String, Vec<u8>> {
+    let (script, dump) = (image.with_extension("cmd"), image.with_extension("dump"));
+    let _ = std::fs::remove_dir_all(&dump);
+    std::fs::create_dir_all(&dump).expect("a directory");
+    let mut commands = String::new();
+    let mut names = Vec::new();
+    for (n, path) in paths.into_iter().enumerate() {
+        commands += &format!("dump {path} {}\n", dump.join(n.to_string()).display());
+        names.push(path);
+    }
+    std::fs::write(&script, commands).expect("the script");
+    let (done, text) = run(tool("debugfs").arg("-f").arg(&script).arg(image));
+    assert!(done, "debugfs {}:\n{text}", image.display());
+    names
+        .into_iter()
+        .enumerate()
+        .filter_map(|(n, path)| {
+            let content = std::fs::read(dump.join(n.to_string())).ok()?;
+            Some((path.clone(), content))
+        })
+        .collect()
 }
 
 /// `sha256sum` of a file of the host.
