@@ -11,7 +11,7 @@
 //!
 //! `QUIRE_CRASH_LIMIT` (default 20) is the number of states looked at for each
 //! moment, `QUIRE_CRASH_RANDOM` (default 60) the number of random sequences:
-//! `QUIRE_CRASH_LIMIT=600 QUIRE_CRASH_RANDOM=3000 cargo test -p quire-fs
+//! `QUIRE_CRASH_LIMIT=300 QUIRE_CRASH_RANDOM=300 cargo test -p quire-fs
 //! --release --test crash` is the long run, of over a million states.
 
 mod common;
