@@ -240,6 +240,15 @@ impl PageSize {
         }
     }
 
+    /// The next larger size.
+    pub const fn larger(self) -> Option<PageSize> {
+        match self {
+            PageSize::Size4K => Some(PageSize::Size2M),
+            PageSize::Size2M => Some(PageSize::Size1G),
+            PageSize::Size1G => None,
+        }
+    }
+
     /// The size of that order, if it is one of the three.
     pub const fn from_order(order: u32) -> Option<PageSize> {
         match order {

@@ -426,10 +426,29 @@ impl Entries {
         }
     }
 
+    /// Has memory for what [`split`](Self::split) of the entry at `first` makes;
+    /// false when there is none.
+    #[must_use]
+    pub fn prepare_split(&self, first: u64) -> bool {
+        match self.slot(first).1 {
+            Slot::Mapped(folio) if folio.size == PageSize::Size1G => {
+                (0..BLOCKS).all(|nth| self.chunk(first + nth * BLOCKS).is_some())
+            }
+            Slot::Mapped(folio) if folio.size == PageSize::Size2M => {
+                let chunk = self.tree.get(first / BLOCKS);
+                chunk.is_none_or(Chunk::prepare_small)
+            }
+            _ => true,
+        }
+    }
+
     /// Replaces a mapped entry by 512 of the next smaller size; false, and
     /// nothing changed, when there is no memory for them.
     #[must_use]
     pub fn split(&self, first: u64) -> bool {
+        if !self.prepare_split(first) {
+            return false;
+        }
         let (_, Slot::Mapped(folio)) = self.slot(first) else {
             return true;
         };
@@ -441,13 +460,9 @@ impl Entries {
             Slot::Mapped(FolioId { page, size })
         };
         if size == PageSize::Size2M {
-            let chunk = |nth: u64| self.chunk(first + nth * BLOCKS);
-            if (0..BLOCKS).any(|nth| chunk(nth).is_none()) {
-                return false;
-            }
             self.remove(first);
             for nth in 0..BLOCKS {
-                if let Some(chunk) = chunk(nth) {
+                if let Some(chunk) = self.chunk(first + nth * BLOCKS) {
                     chunk.set_large(part(nth));
                 }
             }
@@ -457,14 +472,7 @@ impl Entries {
             return true;
         };
         chunk.set_large(Slot::Empty);
-        if (0..BLOCKS).all(|nth| chunk.set_small(nth, part(nth))) {
-            return true;
-        }
-        for nth in 0..BLOCKS {
-            let _ = chunk.set_small(nth, Slot::Empty);
-        }
-        chunk.set_large(Slot::Mapped(folio));
-        false
+        (0..BLOCKS).all(|nth| chunk.set_small(nth, part(nth)))
     }
 
     /// Marks blocks of one entry as stored to.

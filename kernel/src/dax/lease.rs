@@ -10,8 +10,10 @@
 //! Or it does not wait at all ([`Wait::Park`]): the lease then names what is
 //! pinned, the file system takes those blocks from the file without freeing
 //! them, and they become [`Parked`] until the last pin is gone (gap 13). A
-//! folio that sticks out of the range can't be parked in part: it is waited
-//! for.
+//! pinned folio that sticks out of the range is split under its pins
+//! ([`Pgmap::split_held`](memmap::Pgmap::split_held)): the pins keep all of its
+//! parts, of which those in the range are parked and the others stay the
+//! file's.
 //!
 //! Only what the lease covers is broken: entries that stick out are split, and
 //! what survives keeps its dirty marks. Dirty bytes inside are remembered by the
@@ -109,7 +111,7 @@ impl Parked {
     pub fn holders(&self) -> String {
         let mut names: Vec<String> = Vec::new();
         for folio in &self.folios {
-            if self.device.pgmap().counts(*folio).refs > 0 {
+            if !self.device.pgmap().is_idle(*folio) {
                 let holders = memmap::holders(self.device.pgmap(), *folio);
                 if !names.contains(&holders) {
                     names.push(holders);
@@ -183,9 +185,8 @@ pub enum Wait {
     Until(u64),
     /// As long as it takes.
     Forever,
-    /// Not for what lies inside of the range wholly: the lease names that.
-    /// Until this time for a folio that sticks out.
-    Park(u64),
+    /// Not at all: the lease names what is pinned.
+    Park,
 }
 
 impl File {
@@ -200,7 +201,7 @@ impl File {
         let deadline = match wait {
             Wait::No => Some(0),
             Wait::Until(at) => Some(at),
-            Wait::Forever | Wait::Park(_) => None,
+            Wait::Forever | Wait::Park => None,
         };
         let cover = || self.entries().cover(blocks.clone());
         let guard = loop {
@@ -214,19 +215,28 @@ impl File {
         };
         // Even if nothing maps the file now, pins may be there (R35).
         self.unmap_blocks(guard.range());
-        let mut held = self.wait_unpinned(&guard, &blocks, wait)?;
-        held.sort_unstable_by_key(|(first, _)| *first);
+        self.wait_unpinned(&guard, wait)?;
+        self.split_edges(&blocks)?;
+        let held = match wait {
+            Wait::Park => self.held_in(&blocks),
+            _ => Vec::new(),
+        };
         let dirty = self.remove_entries(blocks.clone(), &held)?;
         add::leases(1);
+        let mut pinned: Vec<Range<u64>> = Vec::new();
+        for (first, folio) in &held {
+            let end = first + folio.size.pages();
+            match pinned.last_mut() {
+                Some(last) if last.end == *first => last.end = end,
+                _ => pinned.push(*first..end),
+            }
+        }
         Ok(Lease {
             file: self.clone(),
             key: guard.keep(),
             blocks,
             dirty,
-            pinned: held
-                .iter()
-                .map(|(first, folio)| *first..first + folio.size.pages())
-                .collect(),
+            pinned,
             held,
         })
     }
@@ -270,41 +280,32 @@ impl File {
         }
     }
 
-    /// Waits for pins as long as was said; those that are to be parked.
-    fn wait_unpinned(
-        &self,
-        guard: &RangeGuard<'_, Entries>,
-        blocks: &Range<u64>,
-        wait: Wait,
-    ) -> Result<Vec<(u64, FolioId)>> {
-        let mut held = Vec::new();
+    /// The folios in a range that somebody has besides leaves.
+    fn held_in(&self, blocks: &Range<u64>) -> Vec<(u64, FolioId)> {
+        let map = self.device.pgmap();
+        let runs = self.entries().runs(blocks.clone());
+        let mut held: Vec<(u64, FolioId)> = runs
+            .iter()
+            .filter(|run| map.first_referenced(run.folio, run.count).is_some())
+            .flat_map(Run::each)
+            .filter(|(_, folio)| !map.is_idle(*folio))
+            .collect();
+        held.sort_unstable_by_key(|(first, _)| *first);
+        held
+    }
+
+    /// Asks for pins to be given up, and waits for them as long as was said.
+    fn wait_unpinned(&self, guard: &RangeGuard<'_, Entries>, wait: Wait) -> Result<()> {
         let map = self.device.pgmap();
         let mut holders: Vec<String> = Vec::new();
-        let runs = self.entries().runs(guard.range());
-        // All leaves are gone and none can come: idle is 0.
-        let referenced = |run: &Run| map.first_referenced(run.folio, run.count).is_some();
-        for (block, folio) in runs
-            .iter()
-            .filter(|run| referenced(run))
-            .flat_map(Run::each)
-        {
-            if map.counts(folio).refs == 0 {
-                continue;
-            }
+        for (block, folio) in self.held_in(&guard.range()) {
             memmap::revoke(map, folio);
+            // All leaves are gone and none can come: idle is 0.
             let idle = match wait {
-                Wait::No => map.counts(folio).is_idle(),
+                Wait::No => map.is_idle(folio),
                 Wait::Until(at) => map.wait_idle(folio, Some(at)),
                 Wait::Forever => map.wait_idle(folio, None),
-                Wait::Park(_)
-                    if blocks.start <= block && block + folio.size.pages() <= blocks.end =>
-                {
-                    if map.counts(folio).refs > 0 {
-                        held.push((block, folio));
-                    }
-                    true
-                }
-                Wait::Park(until) => map.wait_idle(folio, Some(until)),
+                Wait::Park => true,
             };
             if !idle {
                 holders.push(format!(
@@ -314,31 +315,30 @@ impl File {
             }
         }
         if holders.is_empty() {
-            return Ok(held);
+            return Ok(());
         }
         add::leases_busy(1);
         holders.truncate(8);
         Err(Error::busy(holders.join("; ")))
     }
 
-    /// Removes the entries of `blocks` but those `held`, those that stick out
-    /// split first; returns what was dirty.
-    fn remove_entries(&self, blocks: Range<u64>, held: &[(u64, FolioId)]) -> Result<Vec<DirtyRun>> {
+    /// Splits entries until none sticks out of `blocks`. No leaf maps them.
+    fn split_edges(&self, blocks: &Range<u64>) -> Result<()> {
         let map = self.device.pgmap();
         let entries = self.entries();
-        // Split until nothing sticks out. All is prepared before anything is
-        // removed, so that a failure leaves every entry in place.
         for edge in [blocks.start, blocks.end] {
             loop {
                 let (first, slot) = entries.slot(edge);
                 let sticks_out = first < edge && edge < first + slot.pages();
                 match slot {
                     Slot::Mapped(folio) if sticks_out => {
-                        map.split(folio)?;
-                        if !entries.split(first) {
-                            map.merge(folio)?;
+                        // Memory first: what follows can't fail half-way.
+                        if !entries.prepare_split(first) {
                             return Err(Error::NoMemory);
                         }
+                        map.split_held(folio)?;
+                        let split = entries.split(first);
+                        debug_assert!(split, "an entry that was prepared is not split");
                         add::splits(1);
                     }
                     Slot::Zero(_) if sticks_out => {
@@ -350,6 +350,14 @@ impl File {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Removes the entries of `blocks`, of which none sticks out, but those
+    /// `held`; returns what was dirty. A failure leaves every entry in place.
+    fn remove_entries(&self, blocks: Range<u64>, held: &[(u64, FolioId)]) -> Result<Vec<DirtyRun>> {
+        let map = self.device.pgmap();
+        let entries = self.entries();
         let mut dirty = Vec::new();
         entries.take_dirty(blocks.clone(), &mut dirty);
         for run in entries.runs(blocks.clone()) {

@@ -260,6 +260,12 @@ impl Chunk {
         true
     }
 
+    /// Has memory for all small entries; false when there is none.
+    #[must_use]
+    pub fn prepare_small(&self) -> bool {
+        self.parts.iter().all(|part| part.get_or_make().is_some())
+    }
+
     /// Puts the entry for all blocks.
     pub fn set_large(&self, slot: Slot) {
         debug_assert!(slot == Slot::Empty || self.used() == 0);

@@ -21,11 +21,16 @@
 //!   [`Descriptor::try_get`], which fails on 0. Hence at 0, with the entry
 //!   held, nothing else can change the record: that is what split, merge and
 //!   disassociate rest on.
+//! - **A held folio may be split** once no leaf maps it. Its references stay on
+//!   the larger record, which then says "split"; a smaller folio is idle only
+//!   when the larger records above it have no reference either, and is not
+//!   disassociated or merged before. At 0 such a record is an ordinary one.
 //!
 //! # Memory ordering
 //!
 //! Fields that identify a folio (owner, index, share) are written only at
-//! `refs` 0 by the entry's holder, before the `Release` addition that raises
+//! `refs` 0 by the entry's holder (a split of a held folio clears them: they are
+//! the parts' from then on), before the `Release` addition that raises
 //! `refs`; a pinner reads them only after an `Acquire` `try_get` on that same
 //! word. Dropping a reference is `Release` (what the holder did to the page
 //! happens before the drop), and whoever acts on having seen *idle* or 0 reads
@@ -472,9 +477,13 @@ impl Descriptor {
         }
     }
 
-    /// Splits this idle whole folio into `parts` (its size's worth of the next
-    /// smaller one, `pages_each` pages long), carrying owner, index and share
-    /// down. The caller holds the entry and has seen refs 0.
+    /// Splits this whole folio, which no leaf maps, into `parts` (its size's
+    /// worth of the next smaller one, `pages_each` pages long), carrying owner,
+    /// index and share down. The caller holds the entry.
+    ///
+    /// References stay here: they are of those who hold the folio as it was,
+    /// and each of them keeps *all* parts. No new one can come, but from who
+    /// has found this record before and looks at the leaf again afterwards.
     pub fn split_into<'a>(
         &self,
         parts: impl ExactSizeIterator<Item = &'a Descriptor> + Clone,
@@ -483,7 +492,7 @@ impl Descriptor {
         if self.state() != State::Whole {
             return Err(Conflict(self.state()));
         }
-        debug_assert_eq!(self.counts(), Counts::default());
+        debug_assert_eq!(self.counts().maps, 0, "a mapped folio is split");
         let count = parts.len() as u32;
         let (owner, share) = (self.owner(), self.share());
         let mut index = self.index();
@@ -509,7 +518,8 @@ impl Descriptor {
         pages_each: u64,
     ) -> bool {
         let count = parts.len() as u32;
-        if self.state() != (State::Split { folios: count }) {
+        // Held as it was before a split: the parts are not free to go.
+        if self.state() != (State::Split { folios: count }) || self.counts().refs != 0 {
             return false;
         }
         let Some(first) = parts.clone().next() else {

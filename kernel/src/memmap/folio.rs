@@ -27,7 +27,7 @@ pub struct FolioInfo {
     pub id: FolioId,
     /// References and leaves.
     pub counts: Counts,
-    /// Pins.
+    /// Pins, those included that were made when it was part of a larger folio.
     pub pins: u32,
     /// Owner, if it has a single one.
     pub owner: Option<OwnerId>,
@@ -43,9 +43,9 @@ impl FolioInfo {
     /// The state's name (R2).
     pub fn state(&self) -> &'static str {
         match self.counts {
+            counts if self.pins > 0 || !counts.is_idle() => "busy",
             Counts { refs: 0, .. } => "idle",
-            counts if counts.is_idle() => "mapped",
-            _ => "busy",
+            _ => "mapped",
         }
     }
 }
@@ -189,7 +189,7 @@ impl Pgmap {
             return Ok(false);
         }
         let counts = record.counts();
-        if counts.refs != 0 {
+        if counts.refs != 0 || self.held_above(id).is_some() {
             return Err(Error::busy(format!(
                 "folio {:#x}: {} references, {} leaves",
                 id.page, counts.refs, counts.maps
@@ -307,15 +307,26 @@ impl Pgmap {
         }
     }
 
-    /// The first of `count` neighbouring folios that has a reference.
+    /// The first of `count` neighbouring folios that has a reference, or is
+    /// part of what was one folio when it got one.
     pub fn first_referenced(&self, first: FolioId, count: u64) -> Option<FolioId> {
         let _inside = self.gate.enter_dying();
         let size = first.size;
+        let above = size.larger().map_or(u64::MAX, PageSize::pages);
         let mut page = first.page;
         let end = first.page + count * size.pages();
+        // Where the next larger records begin.
+        let mut next = page;
         while page < end {
+            if page >= next {
+                let id = FolioId { page, size };
+                if self.held_above(id).is_some() {
+                    return Some(id);
+                }
+                next = (page | (above - 1)).saturating_add(1);
+            }
             let records = self.records_from(page, size);
-            let wanted = ((end - page) / size.pages()) as usize;
+            let wanted = ((end.min(next) - page) / size.pages()) as usize;
             for (nth, record) in records.iter().take(wanted).enumerate() {
                 if record.counts().refs != 0 {
                     let page = page + nth as u64 * size.pages();
@@ -448,7 +459,7 @@ impl Pgmap {
         Some(FolioInfo {
             id,
             counts: record.counts(),
-            pins: record.pins(),
+            pins: self.pins_of(id),
             owner: owner_of(record.owner()),
             index: record.index(),
             share: record.share(),
@@ -467,10 +478,69 @@ impl Pgmap {
         self.whole(id).map(Descriptor::counts).unwrap_or_default()
     }
 
+    /// The nearest larger folio that `id` was part of and that somebody has held
+    /// since ([`split_held`](Self::split_held)). Inside the gate.
+    fn held_above(&self, id: FolioId) -> Option<(FolioId, &Descriptor)> {
+        let mut at = id;
+        while let Some(size) = at.size.larger() {
+            at = FolioId {
+                page: id.page & !(size.pages() - 1),
+                size,
+            };
+            match self.record(id.page, size) {
+                Some(record) if record.counts().refs != 0 => return Some((at, record)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Pins of a folio, those included that were made when it was part of a
+    /// larger one (0 when FREE).
+    pub fn pins_of(&self, id: FolioId) -> u32 {
+        let _inside = self.gate.enter_dying();
+        let mut pins = self.record(id.page, id.size).map_or(0, Descriptor::pins);
+        let mut at = id;
+        while let Some((above, record)) = self.held_above(at) {
+            pins += record.pins();
+            at = above;
+        }
+        pins
+    }
+
+    /// Whether nobody but leaves holds any of the folio.
+    pub fn is_idle(&self, id: FolioId) -> bool {
+        let _inside = self.gate.enter_dying();
+        self.holder_of(id).is_none()
+    }
+
+    /// The folio that somebody besides leaves holds, and `id` with it: one that
+    /// it was part of, or itself.
+    fn holder_of(&self, id: FolioId) -> Option<FolioId> {
+        match self.held_above(id) {
+            Some((above, _)) => Some(above),
+            None => (!self.counts(id).is_idle()).then_some(id),
+        }
+    }
+
     /// Splits an idle folio into 512 of the next smaller size. Owner, index
     /// and share go down; poison was with the pages all along. Fails when it
     /// is referenced, or there is no memory for the smaller records.
     pub fn split(&self, id: FolioId) -> Result<()> {
+        self.split_if(id, |counts| counts.refs == 0)
+    }
+
+    /// As [`split`](Self::split), of a folio that somebody may hold; no leaf
+    /// may map it. Whoever has it pinned keeps all parts, until he unpins it:
+    /// none of them is idle before.
+    pub fn split_held(&self, id: FolioId) -> Result<()> {
+        if self.kind().is_pooled() {
+            return Err(Error::invalid("a folio of a pool is not split"));
+        }
+        self.split_if(id, |counts| counts.maps == 0)
+    }
+
+    fn split_if(&self, id: FolioId, allowed: impl Fn(Counts) -> bool) -> Result<()> {
         let smaller = id
             .size
             .smaller()
@@ -478,10 +548,10 @@ impl Pgmap {
         let _inside = self.enter()?;
         let record = self.whole(id)?;
         let counts = record.counts();
-        if counts.refs != 0 {
+        if !allowed(counts) {
             return Err(Error::busy(format!(
-                "folio {:#x}: {} references",
-                id.page, counts.refs
+                "folio {:#x}: {} references, {} leaves",
+                id.page, counts.refs, counts.maps
             )));
         }
         let parts = self.parts(id, smaller)?;
@@ -513,6 +583,9 @@ impl Pgmap {
         if !parts[0].index().is_multiple_of(id.size.pages()) {
             return Ok(false);
         }
+        if self.held_above(id).is_some() {
+            return Ok(false);
+        }
         let merged = record.merge_from(parts.iter().copied(), smaller.pages());
         if merged {
             self.release_above(id, 511);
@@ -529,15 +602,22 @@ impl Pgmap {
     /// Waits until nobody but leaves holds the folio. False when the time came
     /// first.
     pub fn wait_idle(&self, id: FolioId, deadline_ns: Option<u64>) -> bool {
-        let idle = || self.counts(id).is_idle();
-        let queue = self.idle.of(id.page);
-        match deadline_ns {
-            None => {
-                queue.wait_until(idle);
-                true
+        let holder = |id| {
+            let _inside = self.gate.enter_dying();
+            self.holder_of(id)
+        };
+        // Once the larger folios that it was part of are let go, nobody gets
+        // them again.
+        while let Some(held) = holder(id) {
+            let idle = || holder(id) != Some(held);
+            let queue = self.idle.of(held.page);
+            match deadline_ns {
+                None => queue.wait_until(idle),
+                Some(deadline) if !queue.wait_until_deadline(deadline, idle) => return false,
+                Some(_) => {}
             }
-            Some(deadline) => queue.wait_until_deadline(deadline, idle),
         }
+        true
     }
 
     /// A CPU access to a page of PRIVATE memory (R16).

@@ -277,6 +277,55 @@ fn loom_split_against_lock_free_pin() {
     });
 }
 
+/// Gap 13: a truncation splits a folio that a device has pinned and parks one
+/// part; whoever waits for it is woken by the last unpin, a look-up that found
+/// the whole folio before backs off, and the block is freed once, after all.
+#[test]
+fn loom_a_part_of_a_held_folio_is_parked() {
+    loom::model(|| {
+        let head = Page::mapped();
+        let parts = Arc::new([Descriptor::new(), Descriptor::new()]);
+        assert!(head.descriptor.try_pin(1));
+        let device = {
+            let head = head.clone();
+            thread::spawn(move || {
+                head.load();
+                head.descriptor.unpin_keeping_one(1);
+                head.put(1);
+            })
+        };
+        let pinner = {
+            let head = head.clone();
+            thread::spawn(move || {
+                if head.leaf.load(Ordering::Acquire)
+                    && head.descriptor.state() == State::Whole
+                    && head.descriptor.try_pin(1)
+                {
+                    if head.leaf.load(Ordering::Acquire) {
+                        head.load();
+                    }
+                    head.descriptor.unpin_keeping_one(1);
+                    head.put(1);
+                }
+            })
+        };
+        head.clear_leaf();
+        head.descriptor.split_into(parts.iter(), 1).unwrap();
+        let idle = || head.descriptor.counts().refs == 0 && parts[1].counts().is_idle();
+        // The thread that has the parked blocks.
+        head.idle.wait_until(idle);
+        // SAFETY: loom checks that nobody else is at it.
+        head.content.with_mut(|content| unsafe { *content += 1 });
+        for part in parts.iter() {
+            part.disassociate();
+            head.descriptor.sub_below(1);
+        }
+        device.join().unwrap();
+        pinner.join().unwrap();
+        assert!(head.descriptor.is_zero() && parts.iter().all(Descriptor::is_zero));
+    });
+}
+
 #[test]
 fn loom_merge_against_lock_free_pin() {
     loom::model(|| {

@@ -399,12 +399,6 @@ impl Pgmap {
         self.pins.load(Ordering::SeqCst) != 0
     }
 
-    /// Pins of a folio (0 when FREE).
-    pub fn pins_of(&self, id: FolioId) -> u32 {
-        let _inside = self.gate.enter_dying();
-        self.record(id.page, id.size).map_or(0, Descriptor::pins)
-    }
-
     /// A pool handed out `pages`; each of them keeps the pgmap.
     pub(super) fn hand_out(&self, pages: u64) {
         self.handed_out.fetch_add(pages, Ordering::Relaxed);

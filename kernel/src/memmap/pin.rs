@@ -253,11 +253,22 @@ pub fn pins() -> Vec<PinInfo> {
     all
 }
 
+impl Held {
+    /// Whether it is of any page of a folio: of the folio, or of a larger one
+    /// that it was part of.
+    fn is_of(&self, map: &Pgmap, id: FolioId) -> bool {
+        let (held, wanted) = (self.id.pages(), id.pages());
+        self.pgmap == core::ptr::from_ref(map) as usize
+            && held.start < wanted.end
+            && wanted.start < held.end
+    }
+}
+
 /// The names of those who pin a folio of `map`, for messages.
 pub fn holders(map: &Pgmap, id: FolioId) -> String {
     let mut names = String::new();
     for_each(|name, held| {
-        if held.pgmap == core::ptr::from_ref(map) as usize && held.id == id {
+        if held.is_of(map, id) {
             if !names.is_empty() {
                 names.push_str(", ");
             }
@@ -274,7 +285,7 @@ pub fn holders(map: &Pgmap, id: FolioId) -> String {
 pub fn revoke(map: &Pgmap, id: FolioId) -> usize {
     let mut asked = Vec::new();
     for_each(|_, held| {
-        if held.pgmap == core::ptr::from_ref(map) as usize && held.id == id {
+        if held.is_of(map, id) {
             asked.extend(held.revoke.clone());
         }
     });

@@ -28,8 +28,8 @@ use super::{Mutex, ext4::Shared};
 
 type Table = BTreeMap<u32, Weak<dax::File>>;
 
-/// How long a call waits for pins of a folio of which it takes only a part: as
-/// long as a transfer to the slowest of devices; then it says for whom.
+/// How long a call that moves blocks waits for their pins: as long as a transfer
+/// to the slowest of devices; then it says for whom.
 const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// What becomes of the pins of what a lease covers.
@@ -144,10 +144,9 @@ impl MappedFiles {
                     let file = file.upgrade();
                     drop(table);
                     if let Some(file) = file {
-                        let until = sched::now_ns() + PATIENCE_NS;
                         let wait = match pins {
-                            Pins::Park => dax::Wait::Park(until),
-                            Pins::Wait => dax::Wait::Until(until),
+                            Pins::Park => dax::Wait::Park,
+                            Pins::Wait => dax::Wait::Until(sched::now_ns() + PATIENCE_NS),
                         };
                         return Ok(Lease::Broken(file.break_layout(blocks, wait)?));
                     }
