@@ -181,7 +181,7 @@ impl DaxDevice {
                 self.align
             )));
         }
-        let options = MapOptions::default().largest(self.align);
+        let options = MapOptions::default().largest(self.align).by_leaf();
         map_with(&self.file, offset, len, perms, options)
     }
 

@@ -254,6 +254,15 @@ impl Entries {
                 .is_some_and(|huge| huge.dirty)
     }
 
+    /// How many of the 512 blocks around `block` are marked as stored to.
+    pub fn marks_around(&self, block: u64) -> u32 {
+        if self.huge_is_dirty(block) {
+            return BLOCKS as u32;
+        }
+        let chunk = self.tree.get(block / BLOCKS);
+        chunk.map_or(0, |chunk| chunk.marks(&(0..BLOCKS)).count())
+    }
+
     /// Runs of mapped entries that overlap `blocks`, in order within each size.
     pub fn runs(&self, blocks: Range<u64>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();

@@ -12,6 +12,7 @@ use super::file::{Entered, File, beyond_end, blocks_of, media};
 use super::mapping::{Inner, Perms};
 use super::own::Page;
 use super::stat::{self, add, fall_back};
+use super::track::Touch;
 use super::tree::Slot;
 use super::{Failure, Fallback, Recovery, zero};
 use crate::error::{Error, Result};
@@ -99,6 +100,14 @@ impl Inner {
     /// Serves a fault: R21 to R24, R27.
     #[inline]
     pub(super) fn fault(&self, va: VirtAddr, write: bool, forbidden: bool) -> Result<()> {
+        let touch = if write { Touch::Store } else { Touch::Load };
+        self.touch(va, touch, forbidden)
+    }
+
+    /// As [`fault`](Self::fault), for what is going to be done.
+    #[inline]
+    pub(super) fn touch(&self, va: VirtAddr, touch: Touch, forbidden: bool) -> Result<()> {
+        let write = touch != Touch::Load;
         if write {
             add::write_faults(1);
             if self.perms == Perms::Read {
@@ -114,17 +123,22 @@ impl Inner {
         if self.options.private || self.own.get(block).is_some() {
             return self.fault_own(va, block, entered, write);
         }
+        let mut most = PageSize::Size1G;
         if let Slot::Mapped(folio) = entered.slot {
-            if forbidden && write && self.upgrade(va, block, &entered, folio)? {
+            most = self.most(touch, va, block, folio);
+            if forbidden && write && self.upgrade(va, block, &entered, folio, most)? {
                 return Ok(());
             }
         } else {
             let want = self.largest(block);
             self.file.resolve(&mut entered, block, write, want, true)?;
+            if let Slot::Mapped(folio) = entered.slot {
+                most = self.most(touch, va, block, folio);
+            }
         }
         match entered.slot {
             Slot::Mapped(folio) => {
-                self.map_folio(va, block, &mut entered, folio, write)?;
+                self.map_folio(va, block, &mut entered, folio, write, most)?;
                 if folio.size == PageSize::Size4K {
                     self.map_following(block, &entered);
                 }
@@ -196,6 +210,7 @@ impl Inner {
         }
     }
 
+    /// A leaf of at most `most` for what is locked.
     fn map_folio(
         &self,
         va: VirtAddr,
@@ -203,12 +218,17 @@ impl Inner {
         entered: &mut Entered<'_>,
         folio: FolioId,
         write: bool,
+        most: PageSize,
     ) -> Result<()> {
         let untracked = self.options.untracked && self.perms == Perms::ReadWrite;
         let attrs = Attrs::READ.with_write(write || untracked);
         let map = self.file.device.pgmap();
         for size in PageSize::LARGEST_FIRST {
             if size > folio.size {
+                continue;
+            }
+            if size > most {
+                fall_back(Fallback::Store);
                 continue;
             }
             if size != PageSize::Size4K
@@ -261,7 +281,7 @@ impl Inner {
                     map.put(folio, 1);
                     match (error, size) {
                         (MapError::Occupied(_), _) if space::translate(va).is_some() => {
-                            return self.mapped_already(va, block, entered, folio, write);
+                            return self.mapped_already(va, block, entered, folio, write, most);
                         }
                         (MapError::Size(_), _) => fall_back(Fallback::Cpu),
                         (MapError::Occupied(_), PageSize::Size1G | PageSize::Size2M) => {
@@ -296,7 +316,10 @@ impl Inner {
         self.file.resolve(&mut entered, block, false, want, false)?;
         if !write {
             return match entered.slot {
-                Slot::Mapped(folio) => self.map_folio(va, block, &mut entered, folio, false),
+                Slot::Mapped(folio) => {
+                    let most = PageSize::Size1G;
+                    self.map_folio(va, block, &mut entered, folio, false, most)
+                }
                 Slot::Zero(size) => self.map_zero(va, block, size),
                 Slot::Empty => Err(beyond_end(block)),
             };
@@ -375,8 +398,9 @@ impl Inner {
         entered: &Entered<'_>,
         folio: FolioId,
         write: bool,
+        most: PageSize,
     ) -> Result<()> {
-        if write && self.upgrade(va, block, entered, folio)? {
+        if write && self.upgrade(va, block, entered, folio, most)? {
             return Ok(());
         }
         // Another CPU was faster, and this one may not have heard of it.
@@ -386,13 +410,15 @@ impl Inner {
     }
 
     /// R24: a leaf that is there allows stores from now on: the mark first,
-    /// then the right. False when there is none.
+    /// then the right. One that is larger than `most` gives way to smaller
+    /// ones. False when there is none.
     fn upgrade(
         &self,
         va: VirtAddr,
         block: u64,
         entered: &Entered<'_>,
         folio: FolioId,
+        most: PageSize,
     ) -> Result<bool> {
         let size = match folio.size {
             PageSize::Size4K => folio.size,
@@ -401,6 +427,9 @@ impl Inner {
                 None => return Ok(false),
             },
         };
+        if size > most {
+            return self.split_leaf(va, block, entered, folio, (size, most));
+        }
         let at = block & !(size.pages() - 1);
         if !self.options.untracked {
             self.file.mark_dirty(entered, at..at + size.pages(), true);

@@ -3,6 +3,7 @@
 use super::fault::{self, serve};
 use super::file::{File, beyond_end, blocks_of, media};
 use super::own::Own;
+use super::track::{Stores, Touch};
 use super::tree::Slot;
 use super::{MapOptions, Pin, area, zero};
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ pub struct Inner {
     pub(super) leaves: AtomicU64,
     /// The block behind those that faults have mapped last: a guess.
     pub(super) next: AtomicU64,
+    /// Where stores to large folios go.
+    pub(super) stores: Stores,
     /// The mapping is going: no new leaves. Set before the blocks are locked
     /// for the last unmapping, read with them locked.
     pub(super) closed: AtomicBool,
@@ -137,6 +140,7 @@ pub fn map_with(
         own: Own::default(),
         leaves: AtomicU64::new(0),
         next: AtomicU64::new(u64::MAX),
+        stores: Stores::default(),
         closed: AtomicBool::new(false),
     });
     file.add_mapping(&inner);
@@ -198,7 +202,8 @@ impl Mapping {
         let mut at = 0;
         while at < end {
             let va = inner.start + at;
-            inner.fault(va, write, false)?;
+            let touch = if write { Touch::Fill } else { Touch::Load };
+            inner.touch(va, touch, false)?;
             let step = space::translate(va).map_or(4096, |leaf| {
                 leaf.size.bytes() - va.offset_in(leaf.size.bytes())
             });

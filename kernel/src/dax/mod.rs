@@ -9,6 +9,7 @@
 //! | `resolve` | from a block to its entry, and its size |
 //! | `fault` | faults |
 //! | `around` | small leaves by the run |
+//! | `track` | how finely stores are marked |
 //! | `unmap`, `writeback` | leaves and marks taken away again |
 //! | [`mapping`] | mappings, checked access, pins |
 //! | `peer` | peer-to-peer memory in the address space |
@@ -56,6 +57,7 @@ mod resolve;
 mod rules;
 pub mod stat;
 mod stress;
+mod track;
 pub mod tree;
 mod unmap;
 mod writeback;

@@ -12,6 +12,7 @@ pub struct MapOptions {
     pub(super) private: bool,
     pub(super) synchronous: bool,
     pub(super) untracked: bool,
+    pub(super) by_leaf: bool,
     pub(super) on_error: Option<Arc<dyn OnError>>,
 }
 
@@ -22,6 +23,7 @@ impl Default for MapOptions {
             private: false,
             synchronous: false,
             untracked: false,
+            by_leaf: false,
             on_error: None,
         }
     }
@@ -59,6 +61,14 @@ impl MapOptions {
     /// [`super::Mapping::persist`] (gap 17).
     pub fn untracked(mut self) -> Self {
         self.untracked = true;
+        self
+    }
+
+    /// Stores are tracked by leaf, whatever its size: one store to a leaf of
+    /// 2 MiB has all of it written back. For who stores to all of it anyway, or
+    /// makes durable by itself what he has stored.
+    pub fn by_leaf(mut self) -> Self {
+        self.by_leaf = true;
         self
     }
 

@@ -33,11 +33,13 @@ pub enum Fallback {
     Lease,
     /// A page in the range is lost.
     Poison,
+    /// A store that is tracked by its page (gap 20).
+    Store,
 }
 
 impl Fallback {
     /// All reasons, in order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Colour,
         Self::Mapping,
         Self::EndOfFile,
@@ -51,6 +53,7 @@ impl Fallback {
         Self::Asked,
         Self::Lease,
         Self::Poison,
+        Self::Store,
     ];
 
     /// Name in listings.
@@ -69,6 +72,7 @@ impl Fallback {
             Self::Asked => "asked",
             Self::Lease => "lease",
             Self::Poison => "poison",
+            Self::Store => "store",
         }
     }
 }
@@ -144,6 +148,10 @@ counters! {
     around,
     /// Write faults on a leaf that was read-only.
     upgrades,
+    /// Read-only large leaves that gave way to small ones for a store.
+    leaves_split,
+    /// Small leaves that gave way to a large one, because stores were many.
+    leaves_joined,
     /// Faults that found the leaf there already.
     spurious,
     /// Faults that could not be served.

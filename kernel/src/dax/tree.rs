@@ -359,6 +359,11 @@ impl Marks {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// Whether all 512 are there.
     pub fn is_full(&self) -> bool {
         self.0.iter().all(|word| *word == u64::MAX)

@@ -140,11 +140,12 @@ impl File {
             return;
         };
         let part = blocks.start.max(run.start)..blocks.end.min(run.end);
-        if self.entries().huge_is_dirty(run.start) {
-            self.protect(run.clone(), work);
-        }
         let from = work.runs.len();
         self.entries().take_dirty(part, &mut work.runs);
+        if work.runs.len() > from {
+            // Leaves of any size, wherever they stick out: marks stay there.
+            self.protect(run.clone(), work);
+        }
         if self.device.map.pins_of(folio) > 0 {
             for run in work.runs.get(from..).unwrap_or_default() {
                 self.entries().mark(run.blocks.clone());

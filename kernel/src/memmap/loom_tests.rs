@@ -277,23 +277,59 @@ fn loom_split_against_lock_free_pin() {
     });
 }
 
+/// A whole folio with one leaf that somebody has pinned, and its parts.
+fn held_folio() -> (Arc<Page>, Arc<[Descriptor; 2]>) {
+    let head = Page::mapped();
+    assert!(head.descriptor.try_pin(1));
+    (head, Arc::new([Descriptor::new(), Descriptor::new()]))
+}
+
+fn unpin(head: &Page) {
+    head.descriptor.unpin_keeping_one(1);
+    head.put(1);
+}
+
+/// What the thread does that has the parked blocks: waits for the folio as it
+/// was and for the part, then the block is somebody else's.
+fn free_part(head: &Page, parts: &[Descriptor; 2]) {
+    let idle = || head.descriptor.counts().refs == 0 && parts[1].counts().is_idle();
+    head.idle.wait_until(idle);
+    // SAFETY: loom checks that nobody else is at it.
+    head.content.with_mut(|content| unsafe { *content += 1 });
+    for part in parts {
+        part.disassociate();
+        head.descriptor.sub_below(1);
+    }
+}
+
 /// Gap 13: a truncation splits a folio that a device has pinned and parks one
-/// part; whoever waits for it is woken by the last unpin, a look-up that found
-/// the whole folio before backs off, and the block is freed once, after all.
+/// part; whoever waits for it is woken by the last unpin, and the block is freed
+/// after the device's last access.
 #[test]
-fn loom_a_part_of_a_held_folio_is_parked() {
+fn loom_gap_13_a_part_of_a_held_folio_is_parked() {
     loom::model(|| {
-        let head = Page::mapped();
-        let parts = Arc::new([Descriptor::new(), Descriptor::new()]);
-        assert!(head.descriptor.try_pin(1));
+        let (head, parts) = held_folio();
         let device = {
             let head = head.clone();
             thread::spawn(move || {
                 head.load();
-                head.descriptor.unpin_keeping_one(1);
-                head.put(1);
+                unpin(&head);
             })
         };
+        head.clear_leaf();
+        head.descriptor.split_into(parts.iter(), 1).unwrap();
+        free_part(&head, &parts);
+        device.join().unwrap();
+        assert!(head.descriptor.is_zero() && parts.iter().all(Descriptor::is_zero));
+    });
+}
+
+/// The same against a lock-free pin (R9) that has found the whole folio: it
+/// backs off, or is waited for like the first.
+#[test]
+fn loom_gap_13_parking_a_part_against_a_lock_free_pin() {
+    loom::model(|| {
+        let (head, parts) = held_folio();
         let pinner = {
             let head = head.clone();
             thread::spawn(move || {
@@ -304,23 +340,14 @@ fn loom_a_part_of_a_held_folio_is_parked() {
                     if head.leaf.load(Ordering::Acquire) {
                         head.load();
                     }
-                    head.descriptor.unpin_keeping_one(1);
-                    head.put(1);
+                    unpin(&head);
                 }
             })
         };
         head.clear_leaf();
         head.descriptor.split_into(parts.iter(), 1).unwrap();
-        let idle = || head.descriptor.counts().refs == 0 && parts[1].counts().is_idle();
-        // The thread that has the parked blocks.
-        head.idle.wait_until(idle);
-        // SAFETY: loom checks that nobody else is at it.
-        head.content.with_mut(|content| unsafe { *content += 1 });
-        for part in parts.iter() {
-            part.disassociate();
-            head.descriptor.sub_below(1);
-        }
-        device.join().unwrap();
+        unpin(&head);
+        free_part(&head, &parts);
         pinner.join().unwrap();
         assert!(head.descriptor.is_zero() && parts.iter().all(Descriptor::is_zero));
     });

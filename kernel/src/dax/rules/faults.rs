@@ -120,10 +120,15 @@ pub fn r27_large_leaves_where_extent_and_address_allow() -> Outcome {
     rig.fs.lay_out(0..1024, 512)?;
     let mapping = rig.map(Perms::ReadWrite)?;
     let before = stat();
-    store(&mapping, 3 * MIB, 1);
-    let leaf = leaf(&mapping, 2 * MIB).ok_or("no leaf")?;
-    check!(leaf.size == PageSize::Size2M && leaf.attrs.write);
+    check!(load(&mapping, 3 * MIB) == 0x5a);
+    let read = leaf(&mapping, 2 * MIB).ok_or("no leaf")?;
+    check!(read.size == PageSize::Size2M && !read.attrs.write);
     check!(stat().faults[1] > before.faults[1]);
+    let whole = MapOptions::default().by_leaf();
+    let writer = text(map_with(&rig.file, 0, 2 * MIB, Perms::ReadWrite, whole))?;
+    store(&writer, MIB, 1);
+    let stored = leaf(&writer, 0).ok_or("no leaf")?;
+    check!(stored.size == PageSize::Size2M && stored.attrs.write);
     let info = rig.file.folio_at(3 * MIB).ok_or("no folio")?;
     check!(info.id.size == PageSize::Size2M);
     check!(info.counts.refs == 1 && info.counts.maps == 1, "{info:?}");
@@ -152,8 +157,8 @@ pub fn r27_misaligned_mappings_fall_back_with_the_reason() -> Outcome {
 pub fn r27_no_leaf_is_larger_than_asked_for() -> Outcome {
     let rig = Rig::new(1024)?;
     rig.fs.lay_out(0..1024, 512)?;
-    let large = rig.map(Perms::ReadWrite)?;
-    store(&large, 0, 1);
+    let large = rig.map(Perms::Read)?;
+    load(&large, 0);
     check!(leaf(&large, 0).is_some_and(|leaf| leaf.size == PageSize::Size2M));
     // Small leaves of a folio that is large, and of one that is not.
     let options = MapOptions::default().largest(PageSize::Size4K);

@@ -434,7 +434,8 @@ mod host_only {
         // The third gigabyte has a hole.
         let hole = (5 * GIB / 2) >> 12;
         let file = File::new(INO, device, Arc::new(Ghost(hole..hole + 1)));
-        let mapping = super::map(&file, 0, 3 * GIB, Perms::ReadWrite).unwrap();
+        let options = MapOptions::default().by_leaf();
+        let mapping = map_with(&file, 0, 3 * GIB, Perms::ReadWrite, options).unwrap();
         let size = |at: u64| leaf(&mapping, at).map(|leaf| leaf.size);
         serve(mapping.addr() + 5, false).unwrap();
         serve(mapping.addr() + GIB + 5, true).unwrap();
@@ -470,6 +471,56 @@ mod host_only {
         assert_eq!(map.busy_folios(), 0);
         drop(file);
         assert_eq!(map.usage().descriptors(), 0, "{:?}", map.usage());
+    }
+
+    /// Gap 20, a gigabyte's size: a store marks its page, and its leaf is made
+    /// read-only again by the write-back, wherever the folio is larger than it.
+    #[test]
+    fn gap_20_a_store_to_a_gigabyte_marks_its_page() {
+        const GIB: u64 = 1 << 30;
+        let base = PhysAddr(72 << 40);
+        let spec = Spec {
+            name: "ghost".into(),
+            kind: MemoryType::FsDax,
+            range: base..base + 3 * GIB,
+            ops: None,
+        };
+        let map = Arc::new(Pgmap::new(spec).unwrap());
+        let memory = Arc::new(NoMemory(AtomicU64::new(0)));
+        let device = Device::new(map.clone(), memory.clone());
+        let file = File::new(INO, device, Arc::new(Ghost(0..0)));
+        let mapping = super::map(&file, 0, 3 * GIB, Perms::ReadWrite).unwrap();
+        let at = |at: u64| leaf(&mapping, at).map(|leaf| (leaf.size, leaf.attrs.write));
+        let flushed = || memory.0.swap(0, Ordering::Relaxed);
+        serve(mapping.addr() + 5, false).unwrap();
+        assert_eq!(at(0), Some((PageSize::Size1G, false)));
+        serve(mapping.addr() + (700 << 12), true).unwrap();
+        assert_eq!(at(700 << 12), Some((PageSize::Size4K, true)));
+        assert_eq!(at(701 << 12), Some((PageSize::Size4K, false)));
+        assert_eq!(at(0), None);
+        assert_eq!(map.usage().folios, [0, 0, 1], "the folio stays one");
+        file.sync(0..u64::MAX).unwrap();
+        assert_eq!(flushed(), 4096);
+        // Leaves that are smaller than their entry lose the right to store.
+        assert_eq!(at(700 << 12), Some((PageSize::Size4K, false)));
+        serve(mapping.addr() + (700 << 12), true).unwrap();
+        file.sync(0..u64::MAX).unwrap();
+        assert_eq!(flushed(), 4096);
+        // A walk is met by leaves of 2 MiB; a gigabyte is dirty when asked for.
+        for chunk in 0..4 {
+            serve(mapping.addr() + GIB + (chunk << 21), true).unwrap();
+        }
+        let sizes: Vec<_> = (0..4).map(|chunk| at(GIB + (chunk << 21))).collect();
+        let (small, large) = (
+            Some((PageSize::Size4K, true)),
+            Some((PageSize::Size2M, true)),
+        );
+        assert_eq!(sizes, [small, small, large, large]);
+        file.sync(0..u64::MAX).unwrap();
+        assert_eq!(flushed(), 2 * 4096 + 2 * (2 << 20));
+        assert_eq!(at(GIB + (3 << 21)), Some((PageSize::Size2M, false)));
+        drop(mapping);
+        assert_eq!(map.busy_folios(), 0);
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub fn r30_sync_of_a_part_leaves_the_rest_dirty() -> Outcome {
     let rig = Rig::new(1024)?;
     rig.fs.lay_out(0..1024, 512)?;
     let flushed = || rig.memory.flushed.load(Ordering::Relaxed);
-    let mapping = rig.map(Perms::ReadWrite)?;
+    let options = MapOptions::default().by_leaf();
+    let mapping = text(map_with(&rig.file, 0, 4 * MIB, Perms::ReadWrite, options))?;
     // A large leaf that may be stored to: the part goes to the media, and the
     // leaf stays as it is.
     store(&mapping, 0, 1);
