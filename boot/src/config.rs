@@ -19,14 +19,21 @@
 //! unknown one to nothing, and an unfinished `${` is an error (write `$\{` in a
 //! quoted kernel value, or leave a blank).
 //!
-//! One key is our own, and other loaders pass over it: `base_revision: 2`
+//! `dtb_path` names a device tree that is handed on in place of the firmware's.
+//!
+//! Two keys are our own, and other loaders pass over them. `base_revision: 2`
 //! makes this loader behave as one that knows no later base revision of the
-//! protocol, as Limine 8 is. A kernel can so be tried against both.
+//! protocol, as Limine 8 is: a kernel can so be tried against both.
+//! `efi_memory: TYPE ATTRIBUTES START LENGTH` (repeatable) adds an entry to the
+//! firmware's memory map: so a kernel meets what no firmware at hand has, such
+//! as type 14.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::PAGE;
+use crate::memmap::Descriptor;
 use crate::request::{MAX_REVISION, MIN_REVISION};
 
 /// What to boot.
@@ -38,6 +45,10 @@ pub struct Config {
     pub cmdline: Vec<u8>,
     /// The highest base revision to provide; see the module's head.
     pub max_revision: u64,
+    /// The device tree's path, in place of the firmware's tree.
+    pub tree: Option<String>,
+    /// More entries of the firmware's memory map; see the module's head.
+    pub memory: Vec<Descriptor>,
 }
 
 /// Largest file accepted.
@@ -81,6 +92,11 @@ pub enum ConfigError {
         /// The path it names.
         found: String,
     },
+    /// `efi_memory` is not four numbers that make a range of pages.
+    Memory {
+        /// What it says.
+        found: String,
+    },
     /// `base_revision` is not one that this loader provides.
     Revision {
         /// What it says.
@@ -106,6 +122,10 @@ impl fmt::Display for ConfigError {
             Self::Path { found } => write!(
                 f,
                 "path is '{found}', this loader knows 'boot():/NAME' without hash"
+            ),
+            Self::Memory { found } => write!(
+                f,
+                "efi_memory is '{found}', not TYPE ATTRIBUTES START LENGTH in whole pages"
             ),
             Self::Revision { found } => write!(
                 f,
@@ -146,6 +166,11 @@ pub fn parse(file: &[u8], arch: &str) -> Result<Config, ConfigError> {
         max_revision: entry
             .value(b"base_revision")
             .map_or(Ok(MAX_REVISION), base_revision)?,
+        tree: entry.value(b"dtb_path").map(volume_path).transpose()?,
+        memory: entry
+            .values(b"efi_memory")
+            .map(efi_memory)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -253,12 +278,42 @@ impl<'a> Entry<'a> {
 
     /// The value of the first `key:` line.
     fn value(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.body.iter().find_map(|line| {
+        self.values(key).next()
+    }
+
+    /// The values of all `key:` lines.
+    fn values(&self, key: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.body.iter().filter_map(move |line| {
             let (name, rest) = line.split_at_checked(key.len())?;
             let value = rest.strip_prefix(b":")?;
             name.eq_ignore_ascii_case(key).then(|| value.trim_ascii())
         })
     }
+}
+
+/// Four numbers, decimal or hexadecimal, as an entry of the memory map.
+fn efi_memory(value: &[u8]) -> Result<Descriptor, ConfigError> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    let read = || {
+        let mut words = core::str::from_utf8(value).ok()?.split_ascii_whitespace();
+        let mut next = || number(words.next()?);
+        let kind = u32::try_from(next()?).ok()?;
+        let (attributes, base, len) = (next()?, next()?, next()?);
+        let whole = base % PAGE == 0 && len % PAGE == 0 && len > 0;
+        let fits = base.checked_add(len).is_some() && words.next().is_none();
+        (whole && fits).then_some(Descriptor {
+            kind,
+            base,
+            pages: len / PAGE,
+            attributes,
+        })
+    };
+    read().ok_or_else(|| ConfigError::Memory {
+        found: lossy(value),
+    })
 }
 
 /// A base revision that this loader provides.

@@ -43,6 +43,40 @@ fn an_older_loader_on_request() {
 }
 
 #[test]
+fn memory_and_a_tree_of_ones_own() {
+    let config = ok(
+        "/Q\npath: boot():/k\ndtb_path: boot():/board.dtb\nefi_memory: 14 0x8000 0x100000000 4096\n\
+         efi_memory: 7 262144 0x2000 0x1000\n",
+    );
+    assert_eq!(config.tree.as_deref(), Some("/board.dtb"));
+    let plain: Vec<_> = config
+        .memory
+        .iter()
+        .map(|d| (d.kind, d.attributes, d.base, d.pages))
+        .collect();
+    assert_eq!(plain, [(14, 0x8000, 1 << 32, 1), (7, 1 << 18, 0x2000, 1)]);
+    let config = ok("/Q\npath: boot():/k\n");
+    assert!(config.tree.is_none() && config.memory.is_empty());
+    for odd in [
+        "",
+        "14 0 0",
+        "14 0 1 4096",
+        "14 0 0 0",
+        "14 0 0 4095",
+        "14 0 0xfffffffffffff000 0x2000",
+        "4294967296 0 0 4096",
+        "14 0 0 4096 1",
+        "x 0 0 4096",
+    ] {
+        let text = format!("/Q\npath: boot():/k\nefi_memory: {odd}\n");
+        assert_eq!(
+            parse(text.as_bytes(), "x"),
+            Err(ConfigError::Memory { found: odd.into() })
+        );
+    }
+}
+
+#[test]
 fn only_the_first_entry_counts() {
     let config = ok("cmdline: global\n/A\npath: boot():/a\n/B\npath: boot():/b\ncmdline: b\n");
     assert_eq!(config.path, "/a");

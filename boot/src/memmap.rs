@@ -5,9 +5,9 @@
 //! is sorted, free of overlaps and page aligned, with neighbours of one kind
 //! joined.
 //!
-//! Persistent memory (EFI type 14, or anything that carries the non-volatile
-//! attribute) is never usable: it comes out as reserved. So does free memory
-//! with the special-purpose attribute.
+//! Attributes do not count: the protocol calls all free memory usable, also where
+//! it keeps its content without power or is for special purposes. The kernel, to
+//! which the firmware's own map is handed on as well, knows what it may take.
 //!
 //! Specifications: UEFI 2.10 section 7.2.3; Limine boot protocol, "Memory Map
 //! Feature".
@@ -60,7 +60,7 @@ pub struct Region {
     pub kind: Kind,
 }
 
-/// One entry of the firmware's map.
+/// One entry of the firmware's map, of those fields that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// The EFI memory type.
@@ -73,22 +73,9 @@ pub struct Descriptor {
     pub attributes: u64,
 }
 
-/// EFI attribute of non-volatile memory.
-const EFI_MEMORY_NV: u64 = 0x8000;
-/// EFI attribute of memory for special purposes.
-const EFI_MEMORY_SP: u64 = 0x4_0000;
-
 impl Descriptor {
     /// What the protocol calls this entry.
     pub fn limine_kind(&self) -> Kind {
-        // RAM in name only: it would lose or overwrite what it keeps.
-        if self.attributes & EFI_MEMORY_NV != 0 && matches!(self.kind, 1..=4 | 7) {
-            return Kind::Reserved;
-        }
-        // Free, but not for everybody: whoever knows the purpose takes it.
-        if self.attributes & EFI_MEMORY_SP != 0 && self.kind == 7 {
-            return Kind::Reserved;
-        }
         match self.kind {
             1..=4 => Kind::Reclaimable,
             7 => Kind::Usable,
@@ -98,6 +85,22 @@ impl Descriptor {
             9 => Kind::AcpiReclaimable,
             10 => Kind::AcpiNvs,
             _ => Kind::Reserved,
+        }
+    }
+
+    /// The entry as the firmware would have it in memory, in `stride` bytes; its
+    /// virtual address is 0.
+    pub fn write(&self, stride: &mut [u8]) {
+        stride.fill(0);
+        for (at, value) in [
+            (0, u64::from(self.kind)),
+            (8, self.base),
+            (24, self.pages),
+            (32, self.attributes),
+        ] {
+            if let Some(place) = stride.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+                *place = value.to_le_bytes();
+            }
         }
     }
 

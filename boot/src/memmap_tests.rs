@@ -53,14 +53,15 @@ fn types_follow_the_specification() {
 }
 
 #[test]
-fn persistent_memory_is_never_usable() {
-    let mut nv = efi(7, 0x1_0000_0000, 16);
-    nv.attributes |= EFI_MEMORY_NV;
+fn types_count_and_attributes_do_not() {
+    // Non-volatile, and for special purposes.
+    let mut odd = efi(7, 0x1_0000_0000, 16);
+    odd.attributes |= 0x4_8000;
     assert_eq!(
-        build(&[efi(7, 0, 4), nv, efi(14, 0x2_0000_0000, 16)]),
+        build(&[efi(7, 0, 4), odd, efi(14, 0x2_0000_0000, 16)]),
         [
             (0, 0x4000, Kind::Usable),
-            (0x1_0000_0000, 0x1_0001_0000, Kind::Reserved),
+            (0x1_0000_0000, 0x1_0001_0000, Kind::Usable),
             (0x2_0000_0000, 0x2_0001_0000, Kind::Reserved)
         ]
     );

@@ -392,8 +392,14 @@ pub struct RunArgs {
     /// Use this Limine EFI binary instead of Quire's loader
     #[arg(long, value_name = "PATH")]
     pub bootloader: Option<PathBuf>,
+    /// A line of the entry in the boot volume's limine.conf; repeatable
+    #[arg(long, value_name = "KEY: VALUE", value_parser = loader_line)]
+    pub loader_line: Vec<String>,
+    /// Put this file into the boot volume's root; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub boot_file: Vec<PathBuf>,
     /// Boot this disk image (see `quire image`) instead of building a boot volume
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bootloader", "append", "exec", "app"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bootloader", "append", "exec", "app", "loader_line", "boot_file"])]
     pub disk: Option<PathBuf>,
     /// How --disk is attached
     #[arg(long, value_enum, default_value = "virtio", requires = "disk")]
@@ -410,6 +416,13 @@ pub struct RunArgs {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+}
+
+fn loader_line(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        Some((key, _)) if !key.is_empty() && !text.contains(['\n', '\r']) => Ok(text.into()),
+        _ => Err("one line, KEY: VALUE".into()),
+    }
 }
 
 /// How a disk image is attached.

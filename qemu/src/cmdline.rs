@@ -93,8 +93,9 @@ impl CommandLine {
 /// the CPU: `${ARCH}` is replaced by the loader with `x86-64` or `aarch64`.
 ///
 /// `kernel_path` is the key of Limine 8, `path` the one of later releases.
-pub fn limine_conf(command_line: &CommandLine) -> String {
-    format!(
+/// `lines` are more keys of the entry.
+pub fn limine_conf(command_line: &CommandLine, lines: &[String]) -> String {
+    let mut conf = format!(
         "timeout: 0\n\
          /Quire\n    \
          protocol: limine\n    \
@@ -103,7 +104,13 @@ pub fn limine_conf(command_line: &CommandLine) -> String {
          cmdline: {0}\n    \
          kernel_cmdline: {0}\n",
         command_line.as_str()
-    )
+    );
+    for line in lines {
+        conf.push_str("    ");
+        conf.push_str(line);
+        conf.push('\n');
+    }
+    conf
 }
 
 #[cfg(test)]
@@ -155,13 +162,14 @@ mod tests {
         let mut line = CommandLine::default();
         line.word("mount=pmem0:/pmem0:rw:format")
             .value("exec", "echo a\necho b");
-        let conf = limine_conf(&line);
+        let conf = limine_conf(&line, &["dtb_path: boot():/t.dtb".into()]);
         assert_eq!(
             conf,
             "timeout: 0\n/Quire\n    protocol: limine\n    path: boot():/quire-${ARCH}.elf\n    \
              kernel_path: boot():/quire-${ARCH}.elf\n    \
              cmdline: mount=pmem0:/pmem0:rw:format exec='echo a\\necho b'\n    \
-             kernel_cmdline: mount=pmem0:/pmem0:rw:format exec='echo a\\necho b'\n"
+             kernel_cmdline: mount=pmem0:/pmem0:rw:format exec='echo a\\necho b'\n    \
+             dtb_path: boot():/t.dtb\n"
         );
     }
 

@@ -62,7 +62,7 @@ pub fn run(workspace: &Workspace, args: &ImageArgs) -> Result<()> {
     write(
         &args.output,
         args.size,
-        &volume::entries(&built, &command_line)?,
+        &volume::entries(&built, &command_line, &[])?,
     )
 }
 

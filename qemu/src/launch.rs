@@ -14,10 +14,10 @@ use crate::session::framed::Outputs;
 use crate::session::guest::{Guest, watch_signals};
 use crate::session::{framed, interactive};
 use crate::size::{GIB, MIB};
-use crate::volume;
+use crate::volume::{self, Entry};
 use crate::workspace::{Scratch, Workspace};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,7 +110,7 @@ pub fn prepare(workspace: &Workspace, args: &RunArgs, dir: &Path) -> Result<Prep
             )?;
             let kernel = built.kernel.clone();
             let boot = dir.join(format!("boot-{}.img", args.arch.name()));
-            write_boot(&boot, args.arch, built, &command_line)?;
+            write_boot(&boot, args, built, &command_line)?;
             (boot, Attach::Hidden, Some(kernel))
         }
     };
@@ -122,8 +122,19 @@ pub fn prepare(workspace: &Workspace, args: &RunArgs, dir: &Path) -> Result<Prep
     })
 }
 
-fn write_boot(path: &Path, arch: Arch, built: Built, command_line: &CommandLine) -> Result<()> {
-    volume::write_file(path, &volume::entries(&[(arch, built)], command_line)?)
+fn write_boot(path: &Path, args: &RunArgs, built: Built, line: &CommandLine) -> Result<()> {
+    let mut entries = volume::entries(&[(args.arch, built)], line, &args.loader_line)?;
+    for file in &args.boot_file {
+        let name = file.file_name().and_then(|name| name.to_str());
+        let shown = file.display();
+        entries.push(Entry {
+            path: name
+                .ok_or_else(|| Failure::setup(format!("--boot-file {shown}: no file's name")))?
+                .into(),
+            bytes: fs::read(file).context(|| format!("cannot read {shown}"))?,
+        });
+    }
+    volume::write_file(path, &entries)
 }
 
 fn qemu(args: &RunArgs) -> Result<PathBuf> {

@@ -20,12 +20,16 @@ pub struct Entry {
     pub bytes: Vec<u8>,
 }
 
-/// The files for the given architectures.
-pub fn entries(built: &[(Arch, Built)], command_line: &CommandLine) -> Result<Vec<Entry>> {
+/// The files for the given architectures; `lines` go into the loader's entry.
+pub fn entries(
+    built: &[(Arch, Built)],
+    command_line: &CommandLine,
+    lines: &[String],
+) -> Result<Vec<Entry>> {
     let read = |path: &Path| fs::read(path).context(|| format!("cannot read {}", path.display()));
     let mut entries = vec![Entry {
         path: "limine.conf".into(),
-        bytes: limine_conf(command_line).into_bytes(),
+        bytes: limine_conf(command_line, lines).into_bytes(),
     }];
     for (arch, built) in built {
         entries.push(Entry {

@@ -55,3 +55,45 @@ fn a_sync_waits_for_the_device() {
     assert_eq!(count("virtio_pmem_response"), requests);
     assert_eq!(count("fsync return=0"), requests, "flushes failed: {text}");
 }
+
+/// The host can't make it durable: QEMU has nothing to sync behind anonymous
+/// memory, so every flush is answered with a failure. No command claims that
+/// anything was kept, and nobody writes there any more.
+#[test]
+fn a_flush_that_fails_is_an_error_and_stays_known() {
+    let lab = Lab::new("virtio-pmem-fails");
+    let mut start = lab.quire(Arch::X86_64).arg("--no-pmem");
+    for word in [
+        "-m",
+        "1024M,slots=1,maxmem=4G",
+        "-object",
+        "memory-backend-ram,id=vp0,size=64M",
+        "-device",
+        "virtio-pmem-pci,id=vp,memdev=vp0",
+    ] {
+        start = start.args(["--qemu-arg", word]);
+    }
+    let output = start
+        .exec("pmem list; mkfs.ext4 pmem0; pmem list --json; pmem doctor; mkfs.ext4 pmem0 --force; echo on")
+        .says("error: mkfs.ext4:")
+        .says("failed to flush");
+    let text = output.text();
+    assert!(
+        (1..64).contains(&output.status.expect("a status")),
+        "{text}"
+    );
+    for part in [
+        "\"readonly\":true",
+        "\"readonly_reason\":\"a flush has failed, and what was stored before it may be lost",
+        "region0    broken",
+        "\non\n",
+    ] {
+        assert!(
+            text.contains(part),
+            "{part} missing in\n{text}\n{}",
+            output.stderr
+        );
+    }
+    let errors = output.stderr.matches("error: mkfs.ext4:").count();
+    assert_eq!(errors, 2, "{}", output.stderr);
+}

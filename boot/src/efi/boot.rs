@@ -80,8 +80,16 @@ pub fn run() -> Result<Infallible, Refusal> {
         .map_err(|error| refuse!("cannot start boot():{path}: it {error}"))?;
     let wishes = Wishes::read(&requests, bytes, &image)
         .map_err(|why| refuse!("cannot start boot():{path}: {why}"))?;
+    let tree = match &config.tree {
+        Some(path) => Some(volume.read(
+            path,
+            "put the tree there or correct 'dtb_path' in limine.conf",
+        )?),
+        None => None,
+    };
     let plan = Plan {
         config,
+        tree,
         file,
         image,
         loaded,
@@ -170,6 +178,8 @@ impl Wishes {
 /// Everything that is known before the machine is asked.
 struct Plan {
     config: config::Config,
+    /// The device tree that stands for the firmware's.
+    tree: Option<Contents>,
     file: Contents,
     image: Image,
     loaded: Pages,
@@ -187,7 +197,14 @@ impl Plan {
         let revision = self.requests.revision;
         let tables = Tables::find();
         let screen = machine::framebuffer();
-        let tree = tables.device_tree();
+        let tree = match &self.tree {
+            Some(given) => Some(whole_tree(given.bytes()).ok_or_else(|| {
+                refuse!(
+                    "cannot use the tree that 'dtb_path' in limine.conf names: its header is wrong"
+                )
+            })?),
+            None => tables.device_tree(),
+        };
 
         // The CPUs, and what starting them takes.
         let mut starter = Cpus::new(self.wishes.mp, self.wishes.x2apic, &tables)?;
@@ -198,10 +215,21 @@ impl Plan {
         };
 
         // Memory for everything that follows, while there is an allocator.
-        let descriptors = boot::memory_map(MemoryType::LOADER_DATA)
-            .map_err(|error| refuse!("no memory map from the firmware: {}", error.status()))?
-            .len()
-            .saturating_add(SLACK);
+        let (known, stride) = {
+            let map = boot::memory_map(MemoryType::LOADER_DATA)
+                .map_err(|error| refuse!("no memory map from the firmware: {}", error.status()))?;
+            (map.len(), map.meta().desc_size)
+        };
+        let descriptors = known
+            .saturating_add(SLACK)
+            .saturating_add(self.config.memory.len());
+        let told = match self.config.memory.is_empty() {
+            true => None,
+            false => Some(Pages::zeroed(
+                descriptors.saturating_mul(stride),
+                "the firmware's memory map",
+            )?),
+        };
         let regions = memmap::capacity(descriptors);
         let answers = Answers::new(
             self.loaded,
@@ -251,7 +279,12 @@ impl Plan {
 
         let mut map = Map::new(region_room);
         let laid = map
-            .add_firmware(efi_map.entries().map(descriptor))
+            .add_firmware(
+                efi_map
+                    .entries()
+                    .map(descriptor)
+                    .chain(self.config.memory.iter().copied()),
+            )
             .and_then(|()| {
                 map.lay(
                     self.loaded.base,
@@ -276,12 +309,15 @@ impl Plan {
         map.finish();
         answers.memory_map(map.regions());
         let meta = efi_map.meta();
-        answers.efi_memory_map(
-            efi_map.buffer().as_ptr().addr() as u64,
-            meta.map_size,
-            meta.desc_size,
-            meta.desc_version,
-        );
+        let firmwares = efi_map.buffer().get(..meta.map_size).unwrap_or_default();
+        let (place, size) = match told {
+            Some(pages) => {
+                let size = self.tell_more(&pages, firmwares, meta.desc_size);
+                (pages.base, size)
+            }
+            None => (firmwares.as_ptr().addr() as u64, meta.map_size),
+        };
+        answers.efi_memory_map(place, size, meta.desc_size, meta.desc_version);
 
         let handoff = self.map_memory(&map, pool, huge, stack.end());
         let started = starter.start(&handoff, &secondaries);
@@ -297,6 +333,23 @@ impl Plan {
             answers.cpus(starter.flags(), boot_id, cpus.len(), present);
         }
         starter.enter(&handoff)
+    }
+
+    /// Writes the firmware's map and the configuration's entries behind it; how
+    /// many bytes that are.
+    fn tell_more(&self, pages: &Pages, firmwares: &[u8], stride: usize) -> usize {
+        // SAFETY: these pages are ours, and were zeroed.
+        let room = unsafe { core::slice::from_raw_parts_mut(pages.as_ptr(), pages.len) };
+        let (copy, rest) = room
+            .split_at_mut_checked(firmwares.len())
+            .expect("the firmware's map has room for its slack");
+        copy.copy_from_slice(firmwares);
+        let mut size = firmwares.len();
+        for (entry, place) in self.config.memory.iter().zip(rest.chunks_exact_mut(stride)) {
+            entry.write(place);
+            size = size.saturating_add(stride);
+        }
+        size
     }
 
     /// Answers what does not depend on the final memory map.
@@ -398,6 +451,11 @@ impl Plan {
             stack_top: high(stack),
         }
     }
+}
+
+/// The tree in a file, if its header is one and the file is as long as that says.
+fn whole_tree(file: &[u8]) -> Option<&[u8]> {
+    file.get(..usize::try_from(dtb::total_size(file)?).ok()?)
 }
 
 /// The firmware's description of a range, as the memory map wants it.

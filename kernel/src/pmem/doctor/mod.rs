@@ -19,7 +19,7 @@ use super::namespace::Namespace;
 use super::nfit::Nfit;
 use super::region::{Dimm, Region};
 use crate::acpi::numa::Numa;
-use crate::boot::described::List;
+use crate::boot::described::{By, List};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -160,6 +160,7 @@ impl Patient<'_> {
         for namespace in self.namespaces {
             self.namespace(namespace, &mut found);
         }
+        self.set_apart(&mut found);
         if self.regions.is_empty() {
             let nothing = Finding::new(
                 "machine",
@@ -176,6 +177,42 @@ impl Patient<'_> {
             ));
         }
         found
+    }
+
+    /// What the EFI memory map keeps from general use, and no region has.
+    fn set_apart(&self, found: &mut Vec<Finding>) {
+        for described in self.described.into_iter().flat_map(List::iter) {
+            let By::Efi(kind, attributes) = described.by else {
+                continue;
+            };
+            let range = described.range();
+            let known =
+                |region: &Region| region.range.start < range.end && range.start < region.range.end;
+            if described.is_persistent() || self.regions.iter().any(known) {
+                continue;
+            }
+            let purpose = match described.is_special() {
+                true => "for special purposes",
+                false => "non-volatile, and not persistent memory",
+            };
+            let note = Finding::new(
+                "machine",
+                "special-purpose",
+                Verdict::Note,
+                format!(
+                    "firmware calls {:#x}..{:#x} {purpose}: kept out of RAM, and not used",
+                    range.start, range.end
+                ),
+            );
+            let place = format!(
+                "EFI memory map at {:#x}, type {kind}, attributes",
+                described.offset
+            );
+            found.push(
+                note.seen(place, format!("{attributes:#x}"))
+                    .next("to have it as RAM, turn the attribute off in the firmware's set-up"),
+            );
+        }
     }
 
     /// What the table itself has wrong.
