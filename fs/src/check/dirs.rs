@@ -18,13 +18,13 @@ use crate::disk::dir::{
 };
 use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::hash::{self, name_hash};
-use crate::disk::inode::{InodeFlags, RAW_INODE_SIZE, ROOT_INO, RawInode, S_IFDIR, inode_seed};
+use crate::disk::inode::{InodeFlags, ROOT_INO, S_IFDIR, inode_seed};
 use crate::error::{Place, Result};
 use crate::pmem::Pmem;
 use crate::types::FileType;
 
 /// A directory while it is read.
-struct Dir {
+pub(super) struct Dir {
     ino: u32,
     seed: u32,
     blocks: Blocks,
@@ -35,6 +35,21 @@ struct Dir {
     /// Hashes of the names seen, to find doubles.
     names: Vec<u64>,
     dotdot: u32,
+}
+
+impl Dir {
+    /// A directory without blocks.
+    pub(super) fn inline(ino: u32) -> Self {
+        Self {
+            ino,
+            seed: 0,
+            blocks: Blocks::default(),
+            room: 0,
+            hash: None,
+            names: Vec::new(),
+            dotdot: 0,
+        }
+    }
 }
 
 /// What a hash tree says of a directory's blocks.
@@ -101,36 +116,21 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         }
     }
 
-    fn read_inode(&mut self, ino: u32) -> Result<Option<RawInode>> {
-        let Some((group, index)) = self.geo.group_of_inode(ino) else {
-            return Ok(None);
-        };
-        let Some(&table) = self.tables.get(group as usize) else {
-            return Ok(None);
-        };
-        let offset = table
-            .wrapping_shl(self.geo.block_shift)
-            .saturating_add(u64::from(index).saturating_mul(self.geo.inode_size.into()));
-        let mut head = [0u8; RAW_INODE_SIZE];
-        let len = usize::from(self.geo.inode_size).min(RAW_INODE_SIZE);
-        if let Some(part) = head.get_mut(..len) {
-            self.pmem.read(offset, part)?;
-        }
-        Ok(RawInode::read_from_bytes(&head).ok())
-    }
-
     /// Reads a directory's blocks; gives the inode that its `..` names.
     fn directory(&mut self, ino: u32) -> Result<u32> {
         let Some(inode) = self.read_inode(ino)? else {
             return Ok(0);
         };
+        let flags = InodeFlags::from_bits_retain(inode.i_flags.get());
+        if flags.contains(InodeFlags::INLINE_DATA) {
+            return self.inline_directory(ino, &inode);
+        }
         let seed = inode_seed(self.geo.seed, ino, inode.i_generation.get());
         // The tree's own problems were reported by the inodes' pass.
         self.quiet = true;
         let blocks = self.blocks_of(ino, &inode, seed);
         self.quiet = false;
         let blocks = blocks?;
-        let flags = InodeFlags::from_bits_retain(inode.i_flags.get());
         let tail = if self.geo.has_csum() { TAIL_SIZE } else { 0 };
         let count = blocks
             .pieces
@@ -151,36 +151,76 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         if indexed {
             self.hash_tree(&mut dir, flags, &mut index)?;
         }
-        for block in 0..count {
-            let Some(place) = dir.blocks.find(block) else {
-                self.problem(Place::Inode(ino), "a directory has a hole");
-                continue;
-            };
-            let Some(bytes) = self.read_block(place)? else {
-                continue;
-            };
-            let is_root = indexed && block == 0;
-            if index.nodes.contains(&block) && !is_root {
-                continue;
+        let mut next = 0_u64;
+        let mut hole = false;
+        for piece in dir.blocks.pieces.clone() {
+            hole |= piece.file_block != next;
+            next = piece.file_block.saturating_add(piece.len);
+            for (block, place) in (piece.file_block..next).zip(piece.block..) {
+                if !self.may_read_directory() {
+                    return Ok(dir.dotdot);
+                }
+                self.directory_block(&mut dir, &index, indexed, block, place)?;
             }
-            let range = index.leaves.get(&block).cloned();
-            if indexed && !is_root && range.is_none() {
-                self.problem(
-                    Place::Inode(ino),
-                    "a directory block that its hash tree does not name",
-                );
-            }
-            self.dir_block(&mut dir, block, is_root, &bytes, range)?;
+        }
+        if hole {
+            self.problem(Place::Inode(ino), "a directory has a hole");
         }
         if count == 0 {
             self.problem(Place::Inode(ino), "a directory without blocks");
         }
-        dir.names.sort_unstable();
-        if dir.names.is_sorted_by(|a, b| a < b) {
-            return Ok(dir.dotdot);
-        }
-        self.problem(Place::Inode(ino), "a name stands in the directory twice");
+        self.doubles_of(&mut dir);
         Ok(dir.dotdot)
+    }
+
+    /// No name may stand in a directory twice.
+    pub(super) fn doubles_of(&mut self, dir: &mut Dir) {
+        dir.names.sort_unstable();
+        if !dir.names.is_sorted_by(|a, b| a < b) {
+            self.problem(
+                Place::Inode(dir.ino),
+                "a name stands in the directory twice",
+            );
+        }
+    }
+
+    /// Counts the blocks of directories that are read. Sound directories share
+    /// none, so there are not more than blocks; damaged ones end the pass.
+    fn may_read_directory(&mut self) -> bool {
+        self.directory_blocks = self.directory_blocks.saturating_add(1);
+        if self.directory_blocks == self.geo.blocks {
+            self.problem(
+                Place::Superblock,
+                "directories have more blocks than there are",
+            );
+        }
+        self.directory_blocks < self.geo.blocks
+    }
+
+    /// One block of a directory, which stands at `place`.
+    fn directory_block(
+        &mut self,
+        dir: &mut Dir,
+        index: &Index,
+        indexed: bool,
+        block: u64,
+        place: u64,
+    ) -> Result<()> {
+        let Some(bytes) = self.read_block(place)? else {
+            return Ok(());
+        };
+        let is_root = indexed && block == 0;
+        if index.nodes.contains(&block) && !is_root {
+            return Ok(());
+        }
+        let range = index.leaves.get(&block).cloned();
+        if indexed && !is_root && range.is_none() {
+            self.problem(
+                Place::Inode(dir.ino),
+                "a directory block that its hash tree does not name",
+            );
+        }
+        self.dir_block(dir, block, is_root, &bytes, range)
     }
 
     /// The entries of one block. In a hash tree's root only `.` and `..` are
@@ -217,6 +257,21 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
                 self.problem(place, "a directory block has no room for its checksum");
             }
         }
+        self.entries_of(dir, block, is_root, bytes, room, hashes);
+        Ok(())
+    }
+
+    /// The entries in the first `room` bytes of a block.
+    pub(super) fn entries_of(
+        &mut self,
+        dir: &mut Dir,
+        block: u64,
+        is_root: bool,
+        bytes: &[u8],
+        room: usize,
+        hashes: Option<Range<u64>>,
+    ) {
+        let place = Place::Inode(dir.ino);
         let mut at = 0usize;
         let mut position = 0u32;
         while at < room {
@@ -225,25 +280,32 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
                 .and_then(|rest| RawDirent::read_from_prefix(rest).ok());
             let Some((head, rest)) = head else {
                 self.problem(place, "a directory entry crosses its block");
-                return Ok(());
+                return;
             };
             let len = decode_rec_len(head.rec_len.get(), bytes.len());
             let name_len = usize::from(head.name_len);
             let next = at.saturating_add(len);
             if len < entry_size(1) || len & 3 != 0 || next > room || entry_size(name_len) > len {
                 self.problem(place, "length of a directory entry");
-                return Ok(());
+                return;
             }
             let name = rest.get(..name_len).unwrap_or_default();
             let first_block_entry = (block == 0).then_some(position);
+            if block == 0 && position < 2 {
+                // The byte behind the name of `.` and `..` is zero, and `.` has
+                // no room for another entry.
+                let end = rest.get(name_len).copied().unwrap_or(0);
+                if end != 0 || (position == 0 && len != entry_size(1)) {
+                    self.problem(place, "`.` or `..` takes more than its name");
+                }
+            }
             self.entry(dir, &head, name, first_block_entry, hashes.clone());
             at = next;
             position = position.saturating_add(1);
             if is_root && position == 2 {
-                return Ok(());
+                return;
             }
         }
-        Ok(())
     }
 
     fn entry(
@@ -287,7 +349,8 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             self.problem(place, "an entry names a free inode");
             return;
         };
-        if self.geo.incompat.contains(Incompat::FILETYPE) {
+        // 0 leaves the type open.
+        if self.geo.incompat.contains(Incompat::FILETYPE) && head.file_type != 0 {
             let kind = FileType::from_mode(known.mode).map_or(0, FileType::dirent_byte);
             self.compare(
                 place,
@@ -466,17 +529,11 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
 
     /// Compares every link count with the names found.
     pub(super) fn links(&mut self) {
-        let nameless = [
-            self.sb.s_orphan_file_inum.get(),
-            self.sb.s_usr_quota_inum.get(),
-            self.sb.s_grp_quota_inum.get(),
-            self.sb.s_prj_quota_inum.get(),
-        ];
         let first = self.geo.first_ino;
         let used: Vec<(u32, Known)> = self
             .used_inodes()
             .filter(|(ino, known)| {
-                (*ino >= first || *ino == ROOT_INO) && !known.is_value && !nameless.contains(ino)
+                (*ino >= first || *ino == ROOT_INO) && !known.is_value && !self.is_nameless(*ino)
             })
             .collect();
         let many = self.geo.ro_compat.contains(RoCompat::DIR_NLINK);

@@ -1,5 +1,6 @@
 //! Groups: descriptors, the blocks of fixed metadata, bitmaps and counts.
 
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -63,19 +64,29 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         Ok(descriptors)
     }
 
+    /// Blocks before the superblock: with bigalloc and blocks of 1 KiB the boot
+    /// block belongs to the first group.
+    pub(super) fn boot_blocks(&self, group: u32) -> u32 {
+        let here = group == 0 && self.geo.first_data_block == 0 && self.geo.block_size == 1024;
+        u32::from(here)
+    }
+
     fn claim_group(&mut self, group: u32, desc: &GroupDesc) {
         let place = Place::Group(group);
         let start = self.geo.group_first_block(group);
         let (gdt, reserved) = self.geo.gdt_blocks_in(group);
         let supers = u64::from(self.geo.has_super(group));
         let fixed = supers
+            .saturating_add(self.boot_blocks(group).into())
             .saturating_add(gdt.into())
             .saturating_add(reserved.into());
-        self.claim(place, start, fixed);
-        if group == 0 && self.geo.first_data_block == 0 && self.geo.block_size == 1024 {
-            // bigalloc only: block 0 is the boot block, block 1 the superblock.
-            self.claim(place, start, 1);
+        if !self.geo.has_group_csum() {
+            let uninit = GroupFlags::INODE_UNINIT | GroupFlags::BLOCK_UNINIT;
+            if desc.flags().intersects(uninit) || desc.itable_unused() != 0 {
+                self.problem(place, "marked as uninitialised, without the feature");
+            }
         }
+        self.claim_metadata(place, start, fixed);
         let flex = self.geo.incompat.contains(Incompat::FLEX_BG);
         let itable = u64::from(self.geo.itable_blocks);
         for (what, block, len) in [
@@ -106,7 +117,7 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             if !flex && !own {
                 self.problem(place, "metadata of a group outside it, without flex_bg");
             }
-            self.claim(place, block, len);
+            self.claim_metadata(place, block, len);
         }
     }
 
@@ -116,14 +127,16 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         let mut free_inodes = 0u64;
         for (group, desc) in (0..).zip(descriptors) {
             let place = Place::Group(group);
+            let bits = self.geo.cluster_bits;
             let blocks = self.geo.group_blocks(group);
+            let blocks = blocks.div_ceil(1_u32.wrapping_shl(bits));
             let used = self
                 .blocks
                 .group(group)
                 .map_or(0, |bits| count_ones(bits, blocks));
             let free = blocks.saturating_sub(used);
             self.compare(place, "free blocks", desc.free_blocks().into(), free.into());
-            free_blocks = free_blocks.saturating_add(free.into());
+            free_blocks = free_blocks.saturating_add(u64::from(free).wrapping_shl(bits));
 
             let known = self.inodes.get(group as usize).and_then(Option::as_deref);
             let inodes = known.unwrap_or_default();
@@ -152,12 +165,9 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         if has_csum && desc.flags().contains(GroupFlags::BLOCK_UNINIT) {
             // The bitmap is computed: what is in use must be what Linux
             // would compute, the group's own metadata.
-            let start = self.geo.group_first_block(group);
             let own = self.own_metadata(group, desc);
             let found = self.blocks.group(group).unwrap_or_default();
-            let surprise = (0..blocks).any(|index| {
-                bit(found, index) && !own.contains(&start.saturating_add(index.into()))
-            });
+            let surprise = (0..blocks).any(|index| bit(found, index) && !own.contains(&index));
             if surprise {
                 self.problem(place, "BLOCK_UNINIT, but files have blocks in it");
             }
@@ -238,11 +248,12 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         self.compare(place, "checksum of a bitmap", found.into(), expected.into());
     }
 
-    /// The blocks that Linux counts as used in an uninitialised group.
-    fn own_metadata(&self, group: u32, desc: &GroupDesc) -> Vec<u64> {
+    /// The clusters that Linux counts as used in an uninitialised group.
+    fn own_metadata(&self, group: u32, desc: &GroupDesc) -> BTreeSet<u32> {
         let start = self.geo.group_first_block(group);
         let (gdt, reserved) = self.geo.gdt_blocks_in(group);
         let fixed = u64::from(self.geo.has_super(group))
+            .saturating_add(self.boot_blocks(group).into())
             .saturating_add(gdt.into())
             .saturating_add(reserved.into());
         let table = desc.inode_table();
@@ -250,11 +261,9 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         (start..start.saturating_add(fixed))
             .chain([desc.block_bitmap(), desc.inode_bitmap()])
             .chain(itable)
-            .filter(|&block| {
-                self.geo
-                    .group_of_block(block)
-                    .is_some_and(|(g, _)| g == group)
-            })
+            .filter_map(|block| self.geo.group_of_block(block))
+            .filter(|(owner, _)| *owner == group)
+            .map(|(_, index)| index.wrapping_shr(self.geo.cluster_bits))
             .collect()
     }
 }

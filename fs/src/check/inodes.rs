@@ -4,9 +4,9 @@ use alloc::vec;
 
 use zerocopy::FromBytes;
 
+use super::attributes::attribute_location;
 use super::tree::Blocks;
 use super::{Checker, Known};
-use crate::disk::checksum::crc32c;
 use crate::disk::features::RoCompat;
 use crate::disk::group::{GroupDesc, GroupFlags};
 use crate::disk::inode::{
@@ -14,7 +14,6 @@ use crate::disk::inode::{
     RawInode, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
     has_checksum_hi, inode_checksum, inode_seed,
 };
-use crate::disk::xattr::XATTR_MAGIC;
 use crate::error::{Place, Result};
 use crate::pmem::{MediaError, Pmem};
 
@@ -90,6 +89,9 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             }
             return Ok(());
         }
+        if inode.i_dtime.get() != 0 && !self.report.needs_recovery {
+            self.problem(place, "in use, but with a deletion time");
+        }
         let seed = inode_seed(self.geo.seed, ino, inode.i_generation.get());
         if self.geo.has_csum() && !blank {
             let lo = u32::from(inode.l_i_checksum_lo.get());
@@ -110,6 +112,7 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             known.mode = RESERVED_MODE;
         }
         let flags = InodeFlags::from_bits_retain(inode.i_flags.get());
+        known.size = size_of_file(&inode);
         known.is_value = flags.contains(InodeFlags::EA_INODE);
         if let Some(slot) = self.known_mut(ino) {
             *slot = known;
@@ -124,17 +127,62 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         if blank || (reserved && kind == 0 && ino != BAD_INO) {
             return Ok(());
         }
-        self.attribute_block(place, &inode)?;
-        let paid = self.value_blocks(&inode, record)?;
+        let paid = self.attributes_of(place, &inode, record)?;
+        let acl = u64::from(attribute_location(&inode) != 0).saturating_mul(self.cluster_blocks());
+        let mut used = paid.saturating_add(acl);
         match kind {
-            S_IFREG | S_IFDIR | S_IFLNK => {
-                self.with_blocks(ino, &inode, kind, flags, (seed, paid))?
+            S_IFREG | S_IFDIR | S_IFLNK if flags.contains(InodeFlags::INLINE_DATA) => {
+                self.inline(ino, &inode, record)?;
+                self.block_count(place, &inode, used);
             }
-            S_IFCHR | S_IFBLK | S_IFIFO | S_IFSOCK => {}
-            0 if ino == BAD_INO => self.with_blocks(ino, &inode, kind, flags, (seed, paid))?,
+            S_IFREG | S_IFDIR | S_IFLNK => {
+                used = self.with_blocks(ino, &inode, kind, flags, (seed, used))?;
+            }
+            S_IFCHR | S_IFBLK | S_IFIFO | S_IFSOCK => {
+                if size_of_file(&inode) != 0 {
+                    self.problem(place, "a device, pipe or socket with a size");
+                }
+            }
+            0 if ino == BAD_INO => {
+                self.with_blocks(ino, &inode, kind, flags, (seed, used))?;
+            }
             _ => self.problem(place, "i_mode has no known type"),
         }
+        if !reserved && !self.is_nameless(ino) {
+            self.count_usage(&inode, used);
+        }
         Ok(())
+    }
+
+    /// `i_blocks` against the blocks that an inode has.
+    fn block_count(&mut self, place: Place, inode: &RawInode, used: u64) {
+        let sectors_per_block = u64::from(self.geo.block_size / 512);
+        let huge = self.geo.ro_compat.contains(RoCompat::HUGE_FILE);
+        let flags = InodeFlags::from_bits_retain(inode.i_flags.get());
+        let mut stored = u64::from(inode.i_blocks_lo.get());
+        if huge {
+            stored |= u64::from(inode.l_i_blocks_high.get()) << 32;
+        }
+        if huge && flags.contains(InodeFlags::HUGE_FILE) {
+            stored = stored.saturating_mul(sectors_per_block);
+        }
+        let expected = used.saturating_mul(sectors_per_block);
+        self.compare(place, "i_blocks", stored, expected);
+    }
+
+    /// Adds an inode to what its IDs use.
+    fn count_usage(&mut self, inode: &RawInode, blocks: u64) {
+        let ids = [
+            u32::from(inode.i_uid.get()) | u32::from(inode.l_i_uid_high.get()) << 16,
+            u32::from(inode.i_gid.get()) | u32::from(inode.l_i_gid_high.get()) << 16,
+            inode.i_projid.get(),
+        ];
+        let space = blocks.saturating_mul(self.geo.block_size.into());
+        for (usage, id) in self.usage.iter_mut().zip(ids) {
+            let usage = usage.entry(id).or_default();
+            usage.space = usage.space.saturating_add(space);
+            usage.inodes = usage.inodes.saturating_add(1);
+        }
     }
 
     /// Claims the blocks of a file, directory or long link, and checks the
@@ -146,14 +194,9 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         kind: u16,
         flags: InodeFlags,
         (seed, paid): (u32, u64),
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let place = Place::Inode(ino);
-        let size = u64::from(inode.i_size_lo.get()) | u64::from(inode.i_size_high.get()) << 32;
-        if flags.contains(InodeFlags::INLINE_DATA) {
-            return Ok(());
-        }
-        let sectors_per_block = u64::from(self.geo.block_size / 512);
-        let acl = u64::from(attribute_location(inode) != 0);
+        let size = size_of_file(inode);
         if kind == S_IFLNK && !flags.contains(InodeFlags::EXTENTS) && size < 60 {
             // The target stands in i_block.
             let target = inode.i_block.get(..size as usize).unwrap_or_default();
@@ -161,54 +204,45 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             if size == 0 || target.contains(&0) || end != Some(0) {
                 self.problem(place, "size of a short symbolic link");
             }
-            return Ok(());
+            return Ok(paid);
         }
         let blocks = self.blocks_of(ino, inode, seed)?;
-        for piece in &blocks.pieces {
-            if ino == RESIZE_INO {
-                // Its data blocks are the descriptor table's reserve, which
-                // belongs to the groups; only the tree's root is its own.
-                continue;
-            }
-            self.claim(place, piece.block, piece.len);
+        let mut runs = blocks.runs();
+        if ino == RESIZE_INO {
+            // Its data blocks are the descriptor table's reserve, which
+            // belongs to the groups; only the tree's root is its own.
+            runs = blocks
+                .inner
+                .iter()
+                .filter(|block| !self.in_reserve(**block))
+                .map(|block| (*block, 1))
+                .collect();
         }
-        for &block in &blocks.inner {
-            if ino == RESIZE_INO && self.in_reserve(block) {
-                continue;
-            }
-            self.claim(place, block, 1);
+        self.claim_inode(place, runs);
+        if self.is_orphan_file(ino) {
+            self.orphan_file(ino, seed, &blocks)?;
+        }
+        if self.geo.cluster_bits > 0 && ino != RESIZE_INO && !self.is_aligned(&blocks) {
+            self.problem(place, "blocks that stand in another place of their cluster");
         }
         if ino == JOURNAL_INO {
             for piece in &blocks.pieces {
                 self.journal.push(piece.block, piece.len as u32);
             }
         }
-        let stored = {
-            let low = u64::from(inode.i_blocks_lo.get());
-            let huge = self.geo.ro_compat.contains(RoCompat::HUGE_FILE);
-            let high = if huge {
-                u64::from(inode.l_i_blocks_high.get()) << 32
-            } else {
-                0
-            };
-            let units = if huge && flags.contains(InodeFlags::HUGE_FILE) {
-                sectors_per_block
-            } else {
-                1
-            };
-            (high | low).saturating_mul(units)
+        let own = match ino {
+            // Each of its blocks counts as a cluster.
+            RESIZE_INO => blocks.count().saturating_mul(self.cluster_blocks()),
+            _ => self.blocks_in_use(&blocks),
         };
-        let expected = blocks
-            .count()
-            .saturating_add(acl)
-            .saturating_add(paid)
-            .saturating_mul(sectors_per_block);
-        self.compare(place, "i_blocks", stored, expected);
+        let used = own.saturating_add(paid);
+        self.block_count(place, inode, used);
         if kind == S_IFLNK {
-            return self.long_link(place, flags, size, &blocks);
+            self.long_link(place, flags, size, &blocks)?;
+        } else {
+            self.size(place, kind, flags, size, &blocks);
         }
-        self.size(place, kind, flags, size, &blocks);
-        Ok(())
+        Ok(used)
     }
 
     /// A target that has a block of its own: one block, and a zero byte right
@@ -260,6 +294,16 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             return;
         }
         let in_blocks = size.div_ceil(block_size);
+        let largest = match flags.contains(InodeFlags::EXTENTS) {
+            true => u64::from(u32::MAX),
+            // Direct blocks, and one, two and three levels of pointers.
+            false => (1..=3).fold(12_u64, |sum, level| {
+                sum.saturating_add((block_size / 4).saturating_pow(level))
+            }),
+        };
+        if in_blocks > largest {
+            self.problem(place, "size of a file that can't be");
+        }
         let verity = flags.contains(InodeFlags::VERITY);
         if end > in_blocks && !verity && !flags.contains(InodeFlags::EOFBLOCKS) {
             self.compare(
@@ -277,67 +321,14 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             return false;
         };
         let (gdt, reserved) = self.geo.gdt_blocks_in(group);
-        let first = gdt.saturating_add(1);
+        let first = gdt
+            .saturating_add(1)
+            .saturating_add(self.boot_blocks(group));
         (first..first.saturating_add(reserved)).contains(&index)
-    }
-
-    /// Counts a reference to an attribute block, and looks at it the first
-    /// time.
-    fn attribute_block(&mut self, place: Place, inode: &RawInode) -> Result<()> {
-        let block = attribute_location(inode);
-        if block == 0 {
-            return Ok(());
-        }
-        if !self.geo.is_data_range(block, 1) {
-            self.problem(place, "i_file_acl points outside the file system");
-            return Ok(());
-        }
-        if let Some((_, found)) = self.attributes.get_mut(&block) {
-            *found = found.saturating_add(1);
-            return Ok(());
-        }
-        self.claim(place, block, 1);
-        let Some(bytes) = self.read_block(block)? else {
-            return Ok(());
-        };
-        let word = |at: usize| {
-            let bytes = bytes.get(at..).and_then(|rest| rest.first_chunk());
-            bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
-        };
-        if word(0) != XATTR_MAGIC {
-            self.problem(Place::Block(block), "magic number of an attribute block");
-        }
-        if self.geo.has_csum() {
-            // h_checksum, at byte 16, counts as zero.
-            let sum = crc32c(self.geo.seed, &block.to_le_bytes());
-            let sum = crc32c(sum, bytes.get(..16).unwrap_or_default());
-            let sum = crc32c(sum, &[0; 4]);
-            let sum = crc32c(sum, bytes.get(20..).unwrap_or_default());
-            self.compare(
-                Place::Block(block),
-                "checksum of an attribute block",
-                word(16).into(),
-                sum.into(),
-            );
-        }
-        self.attributes.insert(block, (word(4), 1));
-        Ok(())
-    }
-
-    fn attribute_counts(&mut self) {
-        let counts = core::mem::take(&mut self.attributes);
-        for (block, (counted, found)) in counts {
-            self.compare(
-                Place::Block(block),
-                "references to an attribute block",
-                counted.into(),
-                found.into(),
-            );
-        }
     }
 }
 
-/// `i_file_acl`.
-pub(super) fn attribute_location(inode: &RawInode) -> u64 {
-    u64::from(inode.i_file_acl_lo.get()) | u64::from(inode.l_i_file_acl_high.get()) << 32
+/// `i_size`.
+pub(super) fn size_of_file(inode: &RawInode) -> u64 {
+    u64::from(inode.i_size_lo.get()) | u64::from(inode.i_size_high.get()) << 32
 }

@@ -1,22 +1,27 @@
 //! The read-only checker: what `e2fsck -fn` looks at, in the same passes.
 //!
 //! 1. Groups: descriptors and their checksums; the blocks that metadata takes.
-//! 2. Inodes: records, checksums, extent and block trees, attribute blocks;
-//!    every block that a file takes is claimed once.
+//! 2. Inodes: records, checksums, extent and block trees, attributes, inline
+//!    data; every block (with bigalloc: cluster) that a file takes is claimed
+//!    once.
 //! 3. Directories: entries, hash trees, `.` and `..`, duplicate names.
 //! 4. Connectivity and link counts.
 //! 5. Bitmaps, their checksums, and every count in descriptors and superblock.
+//! 6. Quota files.
 //!
 //! The checker trusts nothing but the superblock's geometry, which it checks
 //! first. It does not share code with the paths that read and write files, so
 //! that a mistake there shows here. Memory is a bit for each block and a few
 //! bytes for each inode of the groups that are in use; nothing is ever written.
 
+mod attributes;
+mod claims;
 mod dirs;
 mod groups;
+mod inline;
 mod inodes;
+mod nameless;
 mod tree;
-mod values;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -24,7 +29,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::disk::features::{Compat, Incompat};
+use self::attributes::ValueRef;
+use self::claims::Bits;
+use self::nameless::Usages;
+use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::group::GroupDesc;
 use crate::disk::inode::JOURNAL_INO;
 use crate::disk::superblock::{STATE_ERROR, SuperBlock};
@@ -83,30 +91,26 @@ pub struct Report {
 pub fn check<P: Pmem + ?Sized>(pmem: &P, on_problem: &mut dyn FnMut(&Problem)) -> Result<Report> {
     let sb = read_superblock(&pmem)?;
     let geo = Geometry::new(&sb, pmem.len())?;
-    if geo.cluster_bits > 0 {
-        return Err(Error::Unsupported {
-            feature: "checking bigalloc",
-        });
-    }
-    if geo.incompat.contains(Incompat::INLINE_DATA) {
-        return Err(Error::Unsupported {
-            feature: "checking inline_data",
-        });
-    }
     let mut checker = Checker {
         pmem,
         sb,
         blocks: Bits::new(geo.groups),
+        metadata: Bits::new(if geo.cluster_bits > 0 { geo.groups } else { 0 }),
         inodes: (0..geo.groups).map(|_| None).collect(),
-        attributes: BTreeMap::new(),
+        attribute_blocks: BTreeMap::new(),
+        value_refs: Vec::new(),
+        usage: Usages::default(),
         journal: JournalMap::default(),
         tables: Vec::new(),
         quiet: false,
+        doubles: 0,
+        directory_blocks: 0,
         report: Report::default(),
         on_problem,
         geo,
     };
     checker.superblock();
+    checker.orphan_list();
     let descriptors = checker.groups()?;
     checker.tables = descriptors.iter().map(GroupDesc::inode_table).collect();
     checker.all_inodes(&descriptors)?;
@@ -114,6 +118,7 @@ pub fn check<P: Pmem + ?Sized>(pmem: &P, on_problem: &mut dyn FnMut(&Problem)) -
     checker.directories()?;
     checker.links();
     checker.counts(&descriptors)?;
+    checker.quotas()?;
     Ok(checker.report)
 }
 
@@ -130,49 +135,33 @@ struct Known {
     parent: u32,
     /// Holds an attribute's value: has no name.
     is_value: bool,
-}
-
-/// A bit for each block, allocated for the groups that have one set.
-struct Bits(Vec<Option<Box<[u8]>>>);
-
-impl Bits {
-    fn new(groups: u32) -> Self {
-        Self((0..groups).map(|_| None).collect())
-    }
-
-    /// Sets a bit; false when it was set before.
-    fn set(&mut self, group: u32, index: u32, group_bytes: usize) -> bool {
-        let Some(slot) = self.0.get_mut(group as usize) else {
-            return true;
-        };
-        let bytes = slot.get_or_insert_with(|| vec![0; group_bytes].into_boxed_slice());
-        let Some(byte) = bytes.get_mut(index as usize >> 3) else {
-            return true;
-        };
-        let bit = 1u8 << (index & 7);
-        let fresh = *byte & bit == 0;
-        *byte |= bit;
-        fresh
-    }
-
-    fn group(&self, group: u32) -> Option<&[u8]> {
-        self.0.get(group as usize)?.as_deref()
-    }
+    /// `i_size`.
+    size: u64,
 }
 
 struct Checker<'a, P: Pmem + ?Sized> {
     pmem: &'a P,
     sb: SuperBlock,
     geo: Geometry,
+    /// Clusters in use.
     blocks: Bits,
     inodes: Vec<Option<Box<[Known]>>>,
+    /// With bigalloc: the blocks of groups' metadata, which may share clusters.
+    metadata: Bits,
     /// Attribute blocks: references counted, and found.
-    attributes: BTreeMap<u64, (u32, u32)>,
+    attribute_blocks: BTreeMap<u64, (u32, u32)>,
+    value_refs: Vec<ValueRef>,
+    /// What IDs use, for the quota files.
+    usage: Usages,
     journal: JournalMap,
     /// First block of each group's inode table.
     tables: Vec<u64>,
     /// Problems found now were reported before.
     quiet: bool,
+    /// Blocks that were claimed more than once.
+    doubles: u64,
+    /// Blocks of directories that were read.
+    directory_blocks: u64,
     report: Report,
     on_problem: &'a mut dyn FnMut(&Problem),
 }
@@ -222,34 +211,6 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
         }
     }
 
-    /// Notes that blocks are in use; each may be claimed once.
-    fn claim(&mut self, place: Place, block: u64, len: u64) {
-        let bytes = (self.geo.blocks_per_group as usize).div_ceil(8);
-        let mut twice = false;
-        let mut outside = false;
-        for at in block..block.saturating_add(len) {
-            match self.geo.group_of_block(at) {
-                Some((group, index)) => {
-                    if self.blocks.set(group, index, bytes) {
-                        self.report.blocks_used = self.report.blocks_used.saturating_add(1);
-                    } else {
-                        twice = true;
-                    }
-                }
-                None => {
-                    outside = true;
-                    break;
-                }
-            }
-        }
-        if twice {
-            self.problem(place, "claims blocks that are claimed already");
-        }
-        if outside {
-            self.problem(place, "claims blocks past the end");
-        }
-    }
-
     fn known(&self, ino: u32) -> Option<&Known> {
         let (group, index) = self.geo.group_of_inode(ino)?;
         self.inodes
@@ -290,6 +251,21 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
                 "errors were recorded by an earlier mount",
             );
         }
+        let unknown = self.sb.s_feature_compat.get() & !Compat::all().bits() != 0
+            || self.sb.s_feature_ro_compat.get() & !RoCompat::all().bits() != 0;
+        if unknown {
+            self.problem(
+                Place::Superblock,
+                "features that this checker does not know",
+            );
+        }
+        let bigalloc = self.geo.cluster_bits > 0;
+        if !bigalloc && self.sb.s_clusters_per_group.get() != self.sb.s_blocks_per_group.get() {
+            self.problem(
+                Place::Superblock,
+                "blocks and clusters per group differ without bigalloc",
+            );
+        }
         if self.geo.incompat.contains(Incompat::RECOVER) {
             self.report.needs_recovery = true;
         }
@@ -320,6 +296,12 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
                         place,
                         "the journal has transactions, but needs_recovery is not set",
                     );
+                }
+                if sb.s_nr_users.get() > 1 {
+                    self.problem(place, "the journal has more users than one");
+                }
+                if sb.s_errno.get() != 0 {
+                    self.problem(place, "the journal has recorded an error");
                 }
                 Ok(())
             }

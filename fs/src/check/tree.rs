@@ -46,6 +46,13 @@ impl Blocks {
         data.saturating_add(self.inner.len() as u64)
     }
 
+    /// All blocks as runs of blocks of the file system.
+    pub fn runs(&self) -> Vec<(u64, u64)> {
+        let data = self.pieces.iter().map(|piece| (piece.block, piece.len));
+        let inner = self.inner.iter().map(|&block| (block, 1));
+        data.chain(inner).collect()
+    }
+
     /// The block of the file system that holds a block of the file.
     pub fn find(&self, file_block: u64) -> Option<u64> {
         let after = self
@@ -63,6 +70,8 @@ struct Walk<'b> {
     seed: u32,
     /// The first file block that the next entry may have.
     next: u64,
+    /// Blocks of data found.
+    total: u64,
     blocks: &'b mut Blocks,
 }
 
@@ -77,6 +86,7 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
                 ino,
                 seed,
                 next: 0,
+                total: 0,
                 blocks: &mut blocks,
             };
             self.extent_node(
@@ -202,8 +212,11 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             self.problem(place, "extents out of order");
         } else if !self.geo.is_data_range(extent.start, extent.len.into()) {
             self.problem(place, "an extent points outside the file system");
+        } else if walk.total > self.geo.blocks {
+            self.problem(place, "more blocks than the file system has");
         } else {
             walk.next = extent.end();
+            walk.total = walk.total.saturating_add(extent.len.into());
             walk.blocks.pieces.push(Piece {
                 file_block: start,
                 block: extent.start,
