@@ -55,6 +55,8 @@ pub mod table;
 pub mod trap;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PhysAddr, VirtAddr};
+#[cfg(not(target_os = "none"))]
+pub use backend::power_cut;
 pub use backend::{
     ARCH_NAME, SELFTESTS, backtrace, boot, cache, checksum, console, context, cpu, irq, paging,
     port, power, time,

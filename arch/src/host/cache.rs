@@ -1,6 +1,7 @@
 //! Cache write-back that counts: on the host nothing needs to be written
 //! back, but tests ask how much was.
 
+use super::power_cut;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 pub use crate::platform::{Method, MethodError};
@@ -79,11 +80,14 @@ pub unsafe fn write_back(start: *const u8, len: usize) {
     let last = (start as usize + len - 1) / LINE;
     WRITE_BACKS.fetch_add(1, Ordering::Relaxed);
     LINES.fetch_add((last - first + 1) as u64, Ordering::Relaxed);
+    // SAFETY: mapped is a page at least, and these are whole lines.
+    unsafe { power_cut::on_the_way(first * LINE, (last - first + 1) * LINE) };
 }
 
 /// Waits until everything written back before is durable.
 pub fn fence() {
     FENCES.fetch_add(1, Ordering::SeqCst);
+    power_cut::arrived();
 }
 
 /// Copies `len` bytes that do not overlap, through the cache.
@@ -118,6 +122,8 @@ pub unsafe fn copy_nt(dst: *mut u8, src: *const u8, len: usize) {
     NT_BYTES.fetch_add(len as u64, Ordering::Relaxed);
     // SAFETY: the caller's promise is the same.
     unsafe { core::ptr::copy_nonoverlapping(src, dst, len) };
+    // SAFETY: just written.
+    unsafe { power_cut::on_the_way(dst as usize, len) };
 }
 
 /// Zeroes `len` bytes, past the cache. Durable after [`fence`].
@@ -129,4 +135,6 @@ pub unsafe fn zero_nt(dst: *mut u8, len: usize) {
     NT_BYTES.fetch_add(len as u64, Ordering::Relaxed);
     // SAFETY: the caller's promise is the same.
     unsafe { core::ptr::write_bytes(dst, 0, len) };
+    // SAFETY: just written.
+    unsafe { power_cut::on_the_way(dst as usize, len) };
 }

@@ -18,6 +18,7 @@ pub mod irq;
 pub mod paging;
 pub mod port;
 pub mod power;
+pub mod power_cut;
 pub mod time;
 pub mod trap;
 

@@ -64,7 +64,8 @@ impl Stores {
         let before = self.0.load(Ordering::Relaxed);
         let (last, steps) = (before >> 8, before & Self::STEPS);
         let steps = match chunk.wrapping_sub(last) {
-            0 => steps,
+            // Another store to the same one is no step.
+            0 => return false,
             1 => (steps + 1).min(WALK),
             _ => 0,
         };

@@ -67,7 +67,7 @@ pub fn r20_dirty_marks_are_of_pages() -> Outcome {
 }
 
 /// Gap 19: small entries do not forbid a large one for ever.
-pub fn r19_idle_small_entries_give_way_to_a_large_one() -> Outcome {
+pub fn gap_19_idle_small_entries_give_way_to_a_large_one() -> Outcome {
     let rig = Rig::new(1024)?;
     rig.fs.lay_out(0..1024, 512)?;
     let options = || MapOptions::default().largest(PageSize::Size4K);

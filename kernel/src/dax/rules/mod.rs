@@ -28,12 +28,14 @@ type Outcome = Result<(), String>;
 mod access;
 mod entries;
 mod faults;
+mod gaps;
 mod leases;
 mod writeback;
 
 use access::*;
 use entries::*;
 use faults::*;
+use gaps::*;
 use leases::*;
 use writeback::*;
 
@@ -42,7 +44,6 @@ rules_as_tests! {
     r09_get_and_pin_by_address,
     r17_entries_are_typed,
     r18_faults_wait_for_a_lease,
-    r19_idle_small_entries_give_way_to_a_large_one,
     r19_write_on_a_zero_entry_replaces_it,
     r20_dirty_marks_are_of_pages,
     r21_failures_reach_the_application,
@@ -54,6 +55,7 @@ rules_as_tests! {
     r23_blocks_made_ahead_have_no_zero_page,
     r24_a_store_after_sync_faults_again,
     r25_private_stores_stay_in_the_mapping,
+    r26_a_block_of_two_files_is_refused,
     r27_large_leaves_where_extent_and_address_allow,
     r27_misaligned_mappings_fall_back_with_the_reason,
     r27_no_leaf_is_larger_than_asked_for,
@@ -71,8 +73,16 @@ rules_as_tests! {
     neighbours_come_with_a_fault_that_goes_on,
     populate_takes_large_leaves,
     untracked_mappings_fault_once,
-    pinned_pages_stay_dirty,
+    gap_01_stores_beside_a_hole_survive_a_power_cut,
+    gap_02_a_truncation_wakes_while_others_fault,
+    gap_11_pinned_pages_stay_dirty,
+    gap_12_only_the_range_is_broken,
+    gap_13_all_holders_are_named_in_time,
+    gap_17_populated_untracked_mappings_never_fault,
+    gap_19_idle_small_entries_give_way_to_a_large_one,
+    gap_20_one_store_flushes_one_page,
     i1_counts_are_zero_after_unmap,
+    i2_free_folios_are_all_zero,
     i5_a_breaker_wakes_while_others_fault,
     leases_are_revoked_by_breaking,
     checked_access_ends_in_errors,
@@ -89,6 +99,15 @@ struct Memory {
     flushed: AtomicU64,
     drains: AtomicU32,
     needs_drain: AtomicBool,
+    media: SpinLock<Option<Media>>,
+}
+
+/// What a power cut leaves: the memory is the caches' view.
+struct Media {
+    persistent: Vec<u8>,
+    /// Lines that are written back, with what they held then: not before a
+    /// fence.
+    written: Vec<(usize, Vec<u8>)>,
 }
 
 impl Memory {
@@ -99,7 +118,29 @@ impl Memory {
             flushed: AtomicU64::new(0),
             drains: AtomicU32::new(0),
             needs_drain: AtomicBool::new(false),
+            media: SpinLock::new(None),
         }))
+    }
+
+    /// From now on what a power cut would leave is known.
+    fn watch(&self) {
+        let mut persistent = vec![0; (DEVICE_BLOCKS << 12) as usize];
+        let read = self.read(0, &mut persistent);
+        debug_assert!(read.is_ok());
+        *self.media.lock() = Some(Media {
+            persistent,
+            written: Vec::new(),
+        });
+    }
+
+    /// The byte that a power cut would leave.
+    fn after_cut(&self, off: u64) -> Option<u8> {
+        self.media
+            .lock()
+            .as_ref()?
+            .persistent
+            .get(off as usize)
+            .copied()
     }
 
     fn at(&self, off: u64, len: u64) -> Result<*mut u8, MediaError> {
@@ -144,10 +185,27 @@ impl Pmem for Memory {
         unsafe { to.write_bytes(0, len as usize) };
         Ok(())
     }
-    fn write_back(&self, _: u64, len: u64) {
+    fn write_back(&self, off: u64, len: u64) {
         self.flushed.fetch_add(len, Ordering::Relaxed);
+        if self.media.lock().is_some() {
+            let first = off & !63;
+            let mut lines = vec![0; ((off + len).next_multiple_of(64) - first) as usize];
+            if self.read(first, &mut lines).is_ok()
+                && let Some(media) = &mut *self.media.lock()
+            {
+                media.written.push((first as usize, lines));
+            }
+        }
     }
-    fn fence(&self) {}
+    fn fence(&self) {
+        if let Some(media) = &mut *self.media.lock() {
+            for (at, lines) in core::mem::take(&mut media.written) {
+                if let Some(place) = media.persistent.get_mut(at..at + lines.len()) {
+                    place.copy_from_slice(&lines);
+                }
+            }
+        }
+    }
     fn needs_drain(&self) -> bool {
         self.needs_drain.load(Ordering::Relaxed)
     }
@@ -301,6 +359,17 @@ impl Rig {
 
     fn map(&self, perms: Perms) -> Result<Mapping, String> {
         text(map(&self.file, 0, self.fs.size(), perms))
+    }
+
+    /// The first byte of a block after a power cut.
+    fn after_cut(&self, block: u64) -> Result<u8, String> {
+        match text(self.fs.extent(block, 1))?.kind {
+            ExtentKind::Mapped { offset } => {
+                let byte = self.memory.after_cut(offset);
+                byte.ok_or_else(|| "the memory is not watched".into())
+            }
+            _ => Err(alloc::format!("block {block} is no data")),
+        }
     }
 
     pub(super) fn at_rest(&self) -> Outcome {

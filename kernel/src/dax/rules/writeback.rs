@@ -26,7 +26,7 @@ pub fn r31_sync_flushes_only_what_is_dirty() -> Outcome {
     Ok(())
 }
 
-pub fn pinned_pages_stay_dirty() -> Outcome {
+pub fn gap_11_pinned_pages_stay_dirty() -> Outcome {
     // Gap 11: a device may store after the sync, without a fault.
     let rig = Rig::new(4)?;
     rig.fs.lay_out(0..4, 1)?;
