@@ -40,6 +40,12 @@ pub const MEMMAP: VirtAddr = VirtAddr(0xffff_d800_0000_0000);
 /// Bytes of [`MEMMAP`] (8 TiB).
 pub const MEMMAP_LEN: u64 = 8 << 40;
 
+/// Persistent memory that somebody may store to, a second time: its write
+/// window is at `phys + WRITE_WINDOWS`. The direct map shows it read-only.
+pub const WRITE_WINDOWS: VirtAddr = VirtAddr(0xffff_e000_0000_0000);
+/// Bytes of physical address space that have one (24 TiB).
+pub const WRITE_WINDOWS_LEN: u64 = 24 << 40;
+
 /// The kernel's own text and data.
 pub const KERNEL_IMAGE: VirtAddr = VirtAddr(0xffff_ffff_8000_0000);
 /// Bytes in which the image must fit (1 GiB).
@@ -63,6 +69,15 @@ pub const fn direct_map_phys(va: VirtAddr) -> Option<PhysAddr> {
     }
 }
 
+/// Where the write window of `phys` is; `None` above what has one.
+pub const fn write_window(phys: PhysAddr) -> Option<VirtAddr> {
+    if phys.0 < WRITE_WINDOWS_LEN {
+        Some(VirtAddr(WRITE_WINDOWS.0 + phys.0))
+    } else {
+        None
+    }
+}
+
 /// Does `va` lie in the area of kernel stacks?
 pub const fn in_stacks(va: VirtAddr) -> bool {
     va.0 >= STACKS.0 && va.0 - STACKS.0 < STACKS_LEN
@@ -79,7 +94,8 @@ const _: () = {
     assert!(DEVICE.0 + DEVICE_LEN <= STACKS.0);
     assert!(STACKS.0 + STACKS_LEN <= HEAP.0);
     assert!(HEAP.0 + HEAP_LEN <= MEMMAP.0);
-    assert!(MEMMAP.0 + MEMMAP_LEN <= KERNEL_IMAGE.0);
+    assert!(MEMMAP.0 + MEMMAP_LEN <= WRITE_WINDOWS.0);
+    assert!(WRITE_WINDOWS.0 + WRITE_WINDOWS_LEN <= KERNEL_IMAGE.0);
     assert!(STACKS.is_aligned(STACK_SLOT));
 };
 

@@ -3,7 +3,7 @@
 use crate::mm;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{dev, panic, profile, sched};
-use arch::trap::{Fault, FaultOutcome, Hooks, Ipi, Irq, MemoryOutcome, TrapFrame};
+use arch::trap::{Access, Fault, FaultOutcome, Hooks, Ipi, Irq, MemoryOutcome, TrapFrame};
 use arch::{PhysAddr, VirtAddr};
 use core::fmt;
 use quire_arch as arch;
@@ -20,7 +20,11 @@ pub fn counts() -> [u64; 3] {
 
 impl Hooks for Kernel {
     fn page_fault(&self, fault: &Fault) -> FaultOutcome {
-        mm::fault::dispatch(fault)
+        let outcome = mm::fault::dispatch(fault);
+        if outcome == FaultOutcome::Fatal {
+            name_stray_store(fault);
+        }
+        outcome
     }
 
     fn interrupt(&self, irq: Irq, frame: &TrapFrame) {
@@ -77,6 +81,25 @@ impl Hooks for Kernel {
         } else {
             FaultOutcome::Fatal
         }
+    }
+}
+
+/// Says of a store that nobody serves whether it would have hit persistent
+/// memory. What follows is a panic with a backtrace.
+#[cold]
+fn name_stray_store(fault: &Fault) {
+    if fault.access != Access::Write {
+        return;
+    }
+    let Some(phys) = arch::layout::direct_map_phys(fault.addr) else {
+        return;
+    };
+    if let Some(map) = crate::memmap::of_frame(phys.as_u64() >> 12) {
+        log::error!(
+            "stray store to {}, offset {:#x}: persistent memory is written by its write window only",
+            map.name(),
+            phys - map.base()
+        );
     }
 }
 

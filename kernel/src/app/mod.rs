@@ -20,6 +20,7 @@
 //! | [`p2p`] | memory on devices, for transfers between them |
 //! | [`pmem`] | the persistent memory that there is |
 //! | [`primitive`] | copies, write-back and fences by themselves |
+//! | [`provoke`] | mistakes that the kernel must catch |
 //! | [`system`] | CPUs, memory, firmware tables, power |
 //!
 //! `kernel/apps/hello` is a whole application in some thirty lines, and
@@ -35,6 +36,7 @@ pub mod mount;
 pub mod p2p;
 pub mod pmem;
 pub mod primitive;
+pub mod provoke;
 pub mod system;
 pub mod thread;
 pub mod time;

@@ -81,6 +81,29 @@ pub fn protect_pmem(range: Range<PhysAddr>, writable: bool) -> Result<()> {
     Ok(())
 }
 
+/// Opens the write window of persistent memory: a second mapping, elsewhere,
+/// that allows stores. Returns where.
+pub fn open_window(range: Range<PhysAddr>) -> Result<VirtAddr> {
+    let (_, len) = page_range(&range)?;
+    let va = window_of(&range).ok_or(MapError::Range)?;
+    space::map(va, range.start, len, Attrs::READ.with_write(true))?;
+    Ok(va)
+}
+
+/// Closes what [`open_window`] has opened: no CPU stores there any more.
+pub fn close_window(range: Range<PhysAddr>) -> Result<()> {
+    let (_, len) = page_range(&range)?;
+    let va = window_of(&range).ok_or(MapError::Range)?;
+    space::unmap(va..va + len, &mut |_, _| ())?;
+    Ok(())
+}
+
+/// Where the write window of a range is, if all of it has one.
+pub fn window_of(range: &Range<PhysAddr>) -> Option<VirtAddr> {
+    layout::write_window(PhysAddr(range.end.0.checked_sub(1)?))?;
+    layout::write_window(range.start)
+}
+
 /// Shows bytes of firmware memory (tables), which may lie outside RAM as the
 /// loader tells it: pages that the direct map lacks are added, read-only.
 pub fn map_firmware(pa: PhysAddr, len: u64) -> Result<VirtAddr> {

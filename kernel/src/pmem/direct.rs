@@ -35,6 +35,18 @@ impl Reach for DirectMap {
     fn unmap(&self, range: Range<PhysAddr>) -> Result<()> {
         mm::unmap_pmem(range)
     }
+    fn window(&self, range: &Range<PhysAddr>) -> Option<VirtAddr> {
+        match boot::cmdline().get("pmem_guard") {
+            Some("off") => None,
+            _ => mm::window_of(range),
+        }
+    }
+    fn open(&self, range: Range<PhysAddr>) -> Result<()> {
+        mm::open_window(range).map(drop)
+    }
+    fn close(&self, range: Range<PhysAddr>) -> Result<()> {
+        mm::close_window(range)
+    }
     fn map_register(&self, at: PhysAddr) -> Result<VirtAddr> {
         mm::map_device(at, 8)
     }

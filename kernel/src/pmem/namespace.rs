@@ -2,9 +2,12 @@
 //!
 //! A region without labels is one namespace, `pmem0`, `pmem1`, … in the order
 //! of addresses; [`super::provision`] makes those that labels describe. Its
-//! memory enters the direct map a GiB at a time, when it
-//! is first used: write-back, never executable, and **read-only** until somebody claims it for writing;
-//! it is read-only again when the claim goes.
+//! memory enters the direct map a GiB at a time, when it is first used:
+//! write-back, never executable, and **read-only**. Somebody who claims it for
+//! writing stores by way of its *write window*, a second mapping elsewhere, which
+//! closes when the claim goes: a stray store to the direct map is caught at any
+//! time. Where there is no window (`pmem_guard=off` on the command line, or
+//! addresses beyond what windows reach) the direct map is writable meanwhile.
 //!
 //! A claim is exclusive and has a name ("mounted at /pmem0", "mkfs.ext4"), so
 //! that whoever comes second is told who was first.
@@ -39,6 +42,18 @@ pub trait Reach: Send + Sync {
     fn protect(&self, range: Range<PhysAddr>, writable: bool) -> Result<()>;
     /// Undoes `map`, as far as it was done.
     fn unmap(&self, range: Range<PhysAddr>) -> Result<()>;
+    /// Where bytes are stored to if not at their address; `None`: there.
+    fn window(&self, _range: &Range<PhysAddr>) -> Option<VirtAddr> {
+        None
+    }
+    /// Makes stores to mapped bytes possible, in their window.
+    fn open(&self, range: Range<PhysAddr>) -> Result<()> {
+        self.protect(range, true)
+    }
+    /// Undoes `open`.
+    fn close(&self, range: Range<PhysAddr>) -> Result<()> {
+        self.protect(range, false)
+    }
     /// Maps a device register of eight bytes (a flush hint).
     fn map_register(&self, at: PhysAddr) -> Result<VirtAddr>;
 }
@@ -65,6 +80,8 @@ pub struct Namespace {
     region: Region,
     map: Arc<Pgmap>,
     base: VirtAddr,
+    /// The write window, if it has one.
+    store: Option<VirtAddr>,
     windows: Windows,
     hints: Vec<VirtAddr>,
     reach: Arc<dyn Reach>,
@@ -116,6 +133,7 @@ impl Namespace {
             error
         };
         let windows = Windows::new(&region.range);
+        let store = reach.window(&range);
         let base = reach.address(range).map_err(give_up)?;
         let mut hints = Vec::new();
         for hint in &region.flush_hints {
@@ -134,6 +152,7 @@ impl Namespace {
             region,
             map,
             base,
+            store,
             windows,
             hints,
             reach,
@@ -275,7 +294,12 @@ impl Namespace {
             }
             let writable = self.windows.writable.lock();
             if !self.windows.is_mapped(window) {
-                self.reach.map(self.window(window), *writable)?;
+                let range = self.window(window);
+                let guarded = self.store.is_some();
+                self.reach.map(range.clone(), *writable && !guarded)?;
+                if *writable && guarded {
+                    self.reach.open(range)?;
+                }
                 self.windows.set_mapped(window);
             }
         }
@@ -286,7 +310,12 @@ impl Namespace {
         let mut writable = self.windows.writable.lock();
         for window in 0..self.windows.len() {
             if self.windows.is_mapped(window) {
-                self.reach.protect(self.window(window), allow)?;
+                let range = self.window(window);
+                match (self.store.is_some(), allow) {
+                    (true, true) => self.reach.open(range)?,
+                    (true, false) => self.reach.close(range)?,
+                    (false, _) => self.reach.protect(range, allow)?,
+                }
             }
         }
         *writable = allow;
@@ -458,7 +487,9 @@ impl KernelPmem {
         if !self.claim.0.writable {
             return Err(MediaError::ReadOnly);
         }
-        self.at(off, len)
+        let at = self.at(off, len)?;
+        let store = self.namespace().store;
+        Ok(store.map_or(at, |window| (window + off).as_mut_ptr()))
     }
 
     /// A copy has met lost memory and left so many bytes. If those are what is

@@ -5,8 +5,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use quire::app::fs::OpenOptions;
 use quire::app::pmem::describe::{Object, Value};
-use quire::app::{pmem, system, thread};
+use quire::app::{pmem, provoke, system, thread};
 use quire::error::Error;
 
 use super::Entry;
@@ -200,11 +201,36 @@ pub(super) const COMMANDS: &[Entry] = &[
     entry(
         "panic",
         "system",
-        "[TEXT...]",
+        "[-l | -s] [TEXT...]",
         "stop the kernel with a report, as a test of just that",
-        &[],
+        &[
+            flag(
+                b'l',
+                "locked",
+                "by touching a mapping of the file TEXT with a spin lock held",
+            ),
+            flag(
+                b's',
+                "stray",
+                "by a stray store to the mounted namespace TEXT",
+            ),
+        ],
         |ctx| {
             ctx.flush();
+            if let Some(name) = ctx.args.operands.first().cloned() {
+                if ctx.args.has(b's') {
+                    provoke::stray_store(&shown(&name)).what(&name)?;
+                    out!(ctx, "nobody caught it\n");
+                    return Ok(());
+                }
+                if ctx.args.has(b'l') {
+                    let file = ctx
+                        .vfs()
+                        .open(&ctx.path(&name), OpenOptions::new().read(true));
+                    provoke::touch_locked(&file.what(&name)?).what(&name)?;
+                    return Ok(());
+                }
+            }
             let words = ctx.args.operands.join(&b' ');
             let text = match &words[..] {
                 b"" => String::from("asked for by the shell"),
