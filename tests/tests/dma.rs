@@ -70,7 +70,7 @@ fn stress(arch: Arch) {
     std::fs::write(&disk, vec![0; 64 * MIB]).expect("a disk");
     let output = lab
         .quire(arch)
-        .args(["--smp", "4", "--timeout", "280"])
+        .args(["--smp", "4"])
         .args(["--nvdimm", &format!("{},size=128M", image.display())])
         .arg("--virtio-blk")
         .arg(&disk)

@@ -22,7 +22,7 @@ fn mistakes(arch: Arch) {
         .exec("mount -o rw pmem0 /m; panic -l /m/f; echo after")
         .status(64)
         .says("touching a mapping that may fault while holding 1 spin lock(s)")
-        .says("provoke::touch_locked");
+        .says("quire_shell::");
     // The option turns the guard off; the store is of what is there already.
     start()
         .args(["--append", "pmem_guard=off"])

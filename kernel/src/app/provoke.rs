@@ -9,6 +9,7 @@ use quire_arch::layout;
 /// Stores to persistent memory by its address in the direct map, as a wild
 /// pointer would: the first byte of a namespace, with the value that it has.
 /// Returns when nobody caught it (`pmem_guard=off`).
+#[inline(never)]
 pub fn stray_store(namespace: &str) -> Result<()> {
     let phys = crate::pmem::find(namespace)?.phys();
     let addr = phys.as_u64();
@@ -27,6 +28,7 @@ pub fn stray_store(namespace: &str) -> Result<()> {
 
 /// Touches a mapping of a file while it holds a spin lock. Never returns if the
 /// file has a byte.
+#[inline(never)]
 pub fn touch_locked(file: &File) -> Result<()> {
     let mapping = file.map(0..4096, crate::dax::Perms::Read)?;
     let lock = SpinLock::new(0u8);
