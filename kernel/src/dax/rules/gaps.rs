@@ -270,7 +270,7 @@ pub fn i2_free_folios_are_all_zero() -> Outcome {
         ))?;
         for block in (0..1536).step_by(97) {
             store(&large, block << 12, 1);
-            load(&small, (block + round) % 1536 << 12);
+            load(&small, ((block + round) % 1536) << 12);
         }
         let pin = text(large.pin(512 << 12, &owner, &Term::Short, true))?;
         // Split under a pin and without, and merged again by the next round.
