@@ -75,7 +75,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let op = args.get(1).map_or("create_unlink", String::as_str);
     let count = args.get(2).map_or(2000, |n| n.parse().unwrap());
-    let media = Plain(UnsafeCell::new(vec![0; 1 << 30]));
+    let media = Plain(UnsafeCell::new(vec![0; 2 << 30]));
     let options = MountOptions {
         writable: true,
         now,
@@ -156,8 +156,9 @@ fn main() {
             fs.fsync(one).unwrap();
         }),
         "fallocate" => measured(count, |_| {
-            fs.fallocate(one, Fallocate::Allocate, 0, 512 << 20, &NoMappings)
+            fs.fallocate(one, Fallocate::Allocate, 0, 1 << 29, &NoMappings)
                 .unwrap();
+            fs.fsync(one).unwrap();
             fs.truncate(one, 0, &NoMappings).unwrap();
         }),
         other => panic!("no operation {other}"),

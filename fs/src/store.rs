@@ -264,6 +264,16 @@ impl<P: Pmem> Store<P> {
         change.data.get(off..end)
     }
 
+    /// Bytes from this place on, a line's begin, that the transaction has made
+    /// zeros of and not touched since.
+    pub fn zeros(&self, block: u64, off: usize) -> usize {
+        let Some(change) = self.changes.get(block) else {
+            return 0;
+        };
+        let clear = (change.zeros & !change.valid).wrapping_shr((off >> LINE_SHIFT) as u32);
+        (clear.trailing_ones() as usize).wrapping_mul(LINE)
+    }
+
     /// A structure of fixed size.
     #[inline]
     pub fn get<const N: usize>(&self, block: u64, off: usize) -> Result<[u8; N]> {
@@ -390,6 +400,11 @@ impl<P: Pmem> Store<P> {
     /// ours, and its checksum is old.
     pub fn is_unsealed(&self, block: u64) -> bool {
         self.changes.get(block).is_some_and(|c| c.seal.is_some())
+    }
+
+    /// How the block's checksum is computed at commit, if it is.
+    pub fn seal(&self, block: u64) -> Option<Seal> {
+        self.changes.get(block)?.seal
     }
 
     /// The blocks whose checksums are to be computed.

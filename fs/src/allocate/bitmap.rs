@@ -1,7 +1,6 @@
 //! The two bitmaps of a group: made when the group is first used, checked
 //! once, changed bit by bit with their checksums following.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::disk::checksum::crc32c;
@@ -12,9 +11,11 @@ use crate::mount::Ext4;
 use crate::pmem::Pmem;
 use crate::store::{Checked, Seal};
 
-/// Bits read at a time.
-const STEP_BITS: u32 = 512;
+/// Bytes read at first, and those read at a time where a search goes on.
 const STEP: usize = 64;
+const LONG_STEP: usize = 1024;
+/// Bits of a line.
+const LINE_BITS: u32 = 512;
 /// Largest flex group whose tables are looked for.
 const MAX_FLEX_BITS: u32 = 10;
 
@@ -49,6 +50,7 @@ pub(crate) fn set_bits(bytes: &mut [u8], from: u32, to: u32) {
     }
 }
 
+#[cfg(test)]
 fn bit(bytes: &[u8], at: u32) -> bool {
     bytes
         .get((at >> 3) as usize)
@@ -87,6 +89,17 @@ fn flip(bytes: &mut [u8], from: u32, to: u32, on: bool) -> bool {
     wrong == 0
 }
 
+/// How many words from the first on have this value.
+fn alike(words: &[[u8; 8]], value: u64) -> usize {
+    let differs = |word: &[u8; 8]| u64::from_le_bytes(*word) ^ value;
+    let (fours, _) = words.as_chunks::<4>();
+    let same = |four: &&[[u8; 8]; 4]| four.iter().fold(0, |all, word| all | differs(word)) == 0;
+    let count = fours.iter().take_while(same).count().wrapping_mul(4);
+    let rest = words.get(count..).unwrap_or(&[]);
+    let more = rest.iter().take_while(|word| differs(word) == 0).count();
+    count.wrapping_add(more)
+}
+
 /// A search for clear bits.
 struct Search {
     /// The first clear one, and how many follow it.
@@ -97,6 +110,16 @@ struct Search {
 }
 
 impl Search {
+    /// All bits up to `end` are clear; true when the search is over.
+    fn skip_clear(&mut self, end: u32) -> bool {
+        let end = end.min(self.to);
+        let bits = end.saturating_sub(self.at);
+        let (_, len) = self.found.get_or_insert((self.at, 0));
+        *len = len.saturating_add(bits).min(self.want);
+        self.at = end;
+        *len >= self.want
+    }
+
     /// Goes on in bytes that begin with bit `base`; true when it is over.
     fn step(&mut self, base: u32, bytes: &[u8]) -> bool {
         let bits = (bytes.len() as u32).saturating_mul(8);
@@ -136,23 +159,24 @@ impl Search {
             if self.at >= end {
                 break;
             }
+            // Long runs are the rule where much is asked for.
+            let left = end.wrapping_sub(self.at);
+            let rest = words.as_slice();
+            let (value, most) = match &self.found {
+                None => (u64::MAX, left),
+                Some((_, len)) => (0, left.min(self.want.saturating_sub(*len))),
+            };
+            let whole = rest.get(..(most >> 6) as usize).unwrap_or(rest);
+            let count = alike(whole, value);
+            let bits = (count as u32).wrapping_mul(WORD);
+            self.at = self.at.wrapping_add(bits);
             if let Some((_, len)) = &mut self.found {
-                // Long runs are the rule where much is asked for.
-                let most = end
-                    .wrapping_sub(self.at)
-                    .min(self.want.saturating_sub(*len))
-                    >> 6;
-                let rest = words.as_slice();
-                let rest = rest.get(..most as usize).unwrap_or(rest);
-                let clear = rest.iter().take_while(|w| **w == [0; 8]).count();
-                let bits = (clear as u32).wrapping_mul(WORD);
                 *len = len.wrapping_add(bits);
-                self.at = self.at.wrapping_add(bits);
                 if *len >= self.want {
                     return true;
                 }
-                words = words.as_slice().get(clear..).unwrap_or(&[]).iter();
             }
+            words = rest.get(count..).unwrap_or(&[]).iter();
         }
         if self.at < end {
             // The bytes ended inside a word: nothing more is here.
@@ -291,24 +315,13 @@ impl<P: Pmem> Ext4<P> {
         };
         let block = Self::map_block_of(&desc, map);
         if self.geo.has_group_csum() && desc.flags().contains(uninit) {
-            let mut bytes = vec![0; self.geo.bs()];
-            let bits = self.map_bits(group, map);
-            if map == Map::Blocks {
-                set_bits(&mut bytes, 0, self.base_meta(group));
-                for (from, to) in self.table_bits(group, &desc) {
-                    set_bits(&mut bytes, from, to);
-                }
-            }
-            set_bits(&mut bytes, bits, self.geo.block_size.saturating_mul(8));
-            self.store.put(block, 0, &bytes)?;
+            self.build_map(group, &desc, map, block)?;
             let mut flags = desc.flags();
             flags.remove(uninit);
             desc.set_flags(flags);
             if map == Map::Inodes {
                 desc.set_itable_unused(self.geo.inodes_per_group);
             }
-            let crc = self.map_checksum(map, &bytes);
-            Self::set_map_csum(&mut desc, map, crc);
             self.put_group_desc(group, &desc)?;
             // What a rolled back transaction built must be checked again.
             self.store.clear_verified(kind, u64::from(group));
@@ -329,7 +342,14 @@ impl<P: Pmem> Ext4<P> {
         if map == Map::Blocks {
             let mut marked = true;
             self.each_system(group, &mut |from, to| {
-                marked = (from..to).all(|b| bit(&bytes, b));
+                let mut search = Search {
+                    found: None,
+                    at: from,
+                    to,
+                    want: 1,
+                };
+                search.step(0, &bytes);
+                marked = search.found.is_none();
                 marked
             })?;
             if !marked {
@@ -338,6 +358,42 @@ impl<P: Pmem> Ext4<P> {
         }
         self.store.set_verified(kind, u64::from(group));
         Ok(desc)
+    }
+
+    /// The first content of a map: the file system's own blocks, and what is
+    /// behind the group's end.
+    fn build_map(&mut self, group: u32, desc: &GroupDesc, map: Map, block: u64) -> Result<()> {
+        self.store.put_zeros(block)?;
+        let seal = self.seal_of(group, map);
+        // Sealed even where nothing of it is set.
+        self.store.edit(block, 0, 0, seal, |_| Ok(()))?;
+        let end = self.geo.block_size.saturating_mul(8);
+        let past = (self.map_bits(group, map), end);
+        let ranges = match map {
+            Map::Blocks => {
+                let [a, b, c] = self.table_bits(group, desc);
+                [(0, self.base_meta(group)), a, b, c, past]
+            }
+            Map::Inodes => [past, (0, 0), (0, 0), (0, 0), (0, 0)],
+        };
+        for (from, to) in ranges.into_iter().filter(|(from, to)| from < to) {
+            let (first, last) = (from & !7, to.next_multiple_of(8));
+            let (off, len) = (first >> 3, last.saturating_sub(first) >> 3);
+            self.store
+                .edit(block, off as usize, len as usize, seal, |bytes| {
+                    set_bits(bytes, from.wrapping_sub(first), to.wrapping_sub(first));
+                    Ok(())
+                })?;
+        }
+        Ok(())
+    }
+
+    /// A changed map's checksum is computed at commit.
+    fn seal_of(&self, group: u32, map: Map) -> Option<Seal> {
+        self.geo.has_csum().then_some(match map {
+            Map::Blocks => Seal::BlockBitmap(group),
+            Map::Inodes => Seal::InodeBitmap(group),
+        })
     }
 
     fn map_checksum(&self, map: Map, bytes: &[u8]) -> u32 {
@@ -401,10 +457,7 @@ impl<P: Pmem> Ext4<P> {
             return Err(Error::corrupt("bits outside a bitmap", Place::Group(group)));
         }
         let block = Self::map_block_of(desc, map);
-        let seal = self.geo.has_csum().then_some(match map {
-            Map::Blocks => Seal::BlockBitmap(group),
-            Map::Inodes => Seal::InodeBitmap(group),
-        });
+        let seal = self.seal_of(group, map);
         // Whole words.
         let (first, end) = (from & !(WORD - 1), to.next_multiple_of(WORD));
         let (off, len) = (first >> 3, end.saturating_sub(first) >> 3);
@@ -438,59 +491,83 @@ impl<P: Pmem> Ext4<P> {
         to: u32,
         want: u32,
     ) -> Result<Option<(u32, u32)>> {
-        let block = Self::map_block_of(desc, map);
         let mut search = Search {
             found: None,
             at: from,
             to,
             want,
         };
-        let mut line = [0_u8; STEP];
-        while search.at < to {
-            // What is in memory is looked at there.
-            let base = search.at & !(STEP_BITS - 1);
-            let off = (base >> 3) as usize;
-            let rest = (to.next_multiple_of(8) >> 3) as usize;
-            let rest = rest.next_multiple_of(8).saturating_sub(off);
-            let part = match self.store.peek(block, off, rest) {
-                Some(all) => all,
-                None => {
-                    let bytes = STEP.min(self.geo.bs().saturating_sub(off));
-                    let part = line.get_mut(..bytes).unwrap_or(&mut []);
-                    self.store.read(block, off, part)?;
-                    &*part
-                }
-            };
-            if search.step(base, part) {
-                return Ok(search.found);
-            }
+        let block = Self::map_block_of(desc, map);
+        if from < to
+            && !self.search_in(block, &mut search, &mut [0; STEP])?
+            && search.at < to
+        {
+            self.search_on(block, &mut search)?;
         }
         Ok(search.found.filter(|(_, len)| *len > 0))
     }
 
-    /// A run of `want` clear bits that starts at a multiple of `want` (a
-    /// power of two), counting `skew` bits before the group.
+    /// A search that has not ended in its first bytes.
+    #[inline(never)]
+    fn search_on(&self, block: u64, search: &mut Search) -> Result<()> {
+        let mut buf = [0; LONG_STEP];
+        while search.at < search.to {
+            if self.search_in(block, search, &mut buf)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what the transaction holds of the rest of a map, or at as much
+    /// of it as `buf` holds; true when the search is over.
+    #[inline]
+    fn search_in(&self, block: u64, search: &mut Search, buf: &mut [u8]) -> Result<bool> {
+        // Whole lines, for the sake of the media.
+        let base = search.at & !(LINE_BITS - 1);
+        let off = (base >> 3) as usize;
+        let rest = (search.to.next_multiple_of(WORD) >> 3) as usize;
+        let rest = rest.saturating_sub(off);
+        if let Some(all) = self.store.peek(block, off, rest) {
+            return Ok(search.step(base, all));
+        }
+        let zeros = self.store.zeros(block, off).min(rest);
+        if zeros > 0 {
+            return Ok(search.skip_clear(base.saturating_add((zeros as u32) << 3)));
+        }
+        let len = rest.next_multiple_of(STEP).min(buf.len());
+        let len = len.min(self.geo.bs().saturating_sub(off));
+        let part = buf.get_mut(..len).unwrap_or(&mut []);
+        self.store.read(block, off, part)?;
+        Ok(search.step(base, part))
+    }
+
+    /// The first run of at least `large` clear bits that starts at a multiple
+    /// of `large` (a power of two), counting `skew` bits before the group; with
+    /// its length, up to `want`.
     pub(crate) fn find_aligned(
         &self,
         desc: &GroupDesc,
-        from: u32,
         to: u32,
-        want: u32,
+        large: u32,
         skew: u32,
-    ) -> Result<Option<u32>> {
-        let mask = want.saturating_sub(1);
-        let mut at = from;
-        while at < to {
-            let past = at.saturating_add(skew) & mask;
-            if past != 0 {
-                at = at.saturating_add(want.saturating_sub(past));
+        want: u32,
+    ) -> Result<Option<(u32, u32)>> {
+        let mask = large.saturating_sub(1);
+        let want = want.max(large);
+        let mut at = 0;
+        while let Some((clear, _)) = self.find_clear(desc, Map::Blocks, at, to, 1)? {
+            at = match clear.saturating_add(skew) & mask {
+                0 => clear,
+                past => clear.saturating_add(large.saturating_sub(past)),
+            };
+            if at.saturating_add(large) > to {
+                break;
             }
-            if at.saturating_add(want) > to {
-                return Ok(None);
-            }
-            match self.find_clear(desc, Map::Blocks, at, at.saturating_add(want), want)? {
-                Some((start, len)) if start == at && len == want => return Ok(Some(at)),
-                _ => at = at.saturating_add(want),
+            match self.find_clear(desc, Map::Blocks, at, to, want)? {
+                Some((start, len)) if start == at && len >= large => return Ok(Some((at, len))),
+                Some((start, len)) if start == at => at = at.saturating_add(len),
+                _ => {}
             }
         }
         Ok(None)

@@ -136,6 +136,10 @@ impl<P: Pmem> Ext4<P> {
             return Ok(None);
         }
         let desc = self.open_map(group, Map::Blocks)?;
+        // Where this one is used, what follows does not matter.
+        if self.are_set(&desc, Map::Blocks, bit, bit.saturating_add(1))? {
+            return Ok(None);
+        }
         let bits = self.map_bits(group, Map::Blocks);
         let most = len.max(least);
         let end = bit.saturating_add(most).min(bits);
@@ -174,23 +178,22 @@ impl<P: Pmem> Ext4<P> {
             let desc = self.open_map(group, Map::Blocks)?;
             let bits = self.map_bits(group, Map::Blocks);
             let skew = (self.geo.group_first_block(group) & u64::from(mask)) as u32;
-            let Some(window) = self.find_aligned(&desc, 0, bits, large, skew)? else {
+            let want = colour.saturating_add(len);
+            let Some((window, run)) = self.find_aligned(&desc, bits, large, skew, want)? else {
                 self.alloc.set_windowless(group, true);
                 continue;
             };
             let at = window.saturating_add(colour);
-            let end = at.saturating_add(len).min(bits);
-            if let Some((at, run)) = self.find_clear(&desc, Map::Blocks, at, end, len)? {
-                let first = self
-                    .geo
-                    .group_first_block(group)
-                    .saturating_add(u64::from(at));
-                let run = whole_pieces(first, run, len, mask);
-                if run < large {
-                    self.alloc.begun.add(first & !u64::from(mask));
-                }
-                return self.take(group, desc, at, run).map(Some);
+            let first = self
+                .geo
+                .group_first_block(group)
+                .saturating_add(u64::from(at));
+            let run = run.saturating_sub(colour).min(len);
+            let run = whole_pieces(first, run, len, mask);
+            if run < large {
+                self.alloc.begun.add(first & !u64::from(mask));
             }
+            return self.take(group, desc, at, run).map(Some);
         }
         Ok(None)
     }

@@ -11,14 +11,14 @@ use crate::disk::extent::{
     ENTRY_SIZE, EXTENT_MAGIC, Extent, ExtentHeader, MAX_DEPTH, MAX_INIT_LEN, MAX_UNWRITTEN_LEN,
     ROOT_ENTRIES, RawExtent, RawExtentIdx, max_entries, node_checksum, tail_offset,
 };
-use crate::disk::inode::BLOCK_AREA;
+use crate::disk::inode::{BLOCK_AREA, inode_seed};
 use crate::error::{Error, Result};
 use crate::inode::Inode;
-use crate::mount::{Ext4, le32};
+use crate::mount::{Ext4, le32, parse};
 use crate::pmem::Pmem;
 use crate::store::Checked;
 
-use super::extents::{Node, entry_offset, node_key};
+use super::extents::{Node, entry_offset, extents_seal, node_key};
 use super::root::Leaf;
 
 /// Steps of making room before something must be wrong: every step adds a
@@ -188,20 +188,28 @@ impl<P: Pmem> Ext4<P> {
         self.put_node(inode, node, 2, &entries.to_le_bytes())
     }
 
-    /// The checksum of a changed node in a block.
+    /// A node in a block was changed: its checksum follows at commit.
     pub(super) fn seal_node(&mut self, inode: &Inode, step: &Step) -> Result<()> {
         let Node::Block(block) = step.node else {
             return Ok(());
         };
-        let bytes = self.store.read_block(block)?;
         if self.geo.has_csum() {
-            let crc = node_checksum(inode.seed(self.geo.seed), &bytes, step.max);
-            self.store.put_u32(block, tail_offset(step.max), crc)?;
+            let seal = Some(extents_seal(inode));
+            self.store.edit(block, 0, 0, seal, |_| Ok(()))?;
         }
-        let first = le32(&bytes, entry_offset(0)).unwrap_or(0);
+        let first = self.store.get_u32(block, entry_offset(0))?;
         let key = node_key(block, inode.ino, step.depth, first);
         self.store.set_verified(Checked::ExtentNode, key);
         Ok(())
+    }
+
+    /// The checksum of a changed node.
+    pub(crate) fn seal_extents(&mut self, ino: u32, generation: u32, block: u64) -> Result<()> {
+        let seed = inode_seed(self.geo.seed, ino, generation);
+        let bytes = self.store.changed_block(block)?;
+        let max = parse::<ExtentHeader>(bytes, 0).map_or(0, |header| header.eh_max.get());
+        let crc = node_checksum(seed, bytes, max);
+        self.store.put_u32(block, tail_offset(max), crc)
     }
 
     pub(super) fn node_entries(&self, inode: &Inode, step: &Step) -> Result<Vec<Raw>> {

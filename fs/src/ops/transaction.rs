@@ -124,6 +124,7 @@ impl<P: Pmem> Ext4<P> {
         for (block, seal) in self.store.take_unsealed() {
             match seal {
                 Seal::Leaf(ino, generation) => self.seal_leaf(ino, generation, block)?,
+                Seal::Extents(ino, generation) => self.seal_extents(ino, generation, block)?,
                 Seal::BlockBitmap(group) => self.seal_map(group, Map::Blocks, block)?,
                 Seal::Inodes(first, bits) => self.seal_inodes(block, first, bits)?,
                 Seal::InodeBitmap(group) => self.seal_map(group, Map::Inodes, block)?,

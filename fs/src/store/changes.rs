@@ -26,6 +26,8 @@ pub(super) struct Change {
 pub(crate) enum Seal {
     /// A leaf of a directory, with the number and generation of its inode.
     Leaf(u32, u32),
+    /// A node of an extent tree, likewise.
+    Extents(u32, u32),
     /// The block bitmap of a group.
     BlockBitmap(u32),
     /// The inode bitmap of a group.
