@@ -9,13 +9,13 @@ use crate::disk::features::{Compat, Incompat, RoCompat};
 use crate::disk::inode::{
     BLOCK_AREA, BOOT_LOADER_INO, GOOD_OLD_SIZE, GRP_QUOTA_INO, InodeFlags, JOURNAL_INO,
     RAW_INODE_SIZE, RESIZE_INO, ROOT_INO, RawInode, USR_QUOTA_INO, has_checksum_hi, inode_checksum,
-    inode_seed,
+    inode_seed, seal_record,
 };
 use crate::error::{Error, Result};
 use crate::inode_field;
-use crate::mount::Ext4;
+use crate::mount::{Ext4, le32};
 use crate::pmem::Pmem;
-use crate::store::{Checked, Seal};
+use crate::store::{Checked, Seal, line_mask};
 use crate::types::{DeviceNumber, FileType, Ino, Stat, Timestamp};
 
 /// Bit of `s_default_mount_opts`: owners have 16 bits.
@@ -433,7 +433,7 @@ impl<P: Pmem> Ext4<P> {
         if !matches!(inode.kind, FileType::CharDevice | FileType::BlockDevice) {
             return DeviceNumber::default();
         }
-        let word = |at| crate::mount::le32(&inode.raw.i_block, at).unwrap_or(0);
+        let word = |at| le32(&inode.raw.i_block, at).unwrap_or(0);
         let old = word(0);
         if old != 0 {
             return DeviceNumber {
@@ -554,27 +554,26 @@ impl<P: Pmem> Ext4<P> {
     /// The checksums of changed inodes of a table's block.
     pub(crate) fn seal_inodes(&mut self, block: u64, first: u32, bits: u64) -> Result<()> {
         let size = usize::from(self.geo.inode_size);
-        let mut left = bits;
-        while left != 0 {
-            let index = left.trailing_zeros();
-            left &= left.wrapping_sub(1);
-            let off = (index as usize).saturating_mul(size);
-            let content = self.store.changed_block(block)?;
-            let record = content
-                .get(off..off.saturating_add(size))
-                .ok_or(Error::block("an inode past its block", block))?;
-            let generation = crate::mount::le32(record, inode_field!(i_generation)).unwrap_or(0);
-            let seed = inode_seed(self.geo.seed, first.saturating_add(index), generation);
-            let crc = inode_checksum(seed, record);
-            let high = has_checksum_hi(record);
-            let lo = off.saturating_add(inode_field!(l_i_checksum_lo));
-            self.store.put(block, lo, &(crc as u16).to_le_bytes())?;
-            if high {
-                let hi = off.saturating_add(inode_field!(i_checksum_hi));
-                self.store
-                    .put(block, hi, &((crc >> 16) as u16).to_le_bytes())?;
+        let fs_seed = self.geo.seed;
+        // Both halves of the checksum.
+        let end = inode_field!(i_checksum_hi).saturating_add(2);
+        let sums = inode_field!(l_i_checksum_lo)..end.min(size);
+        self.store.seal_with(block, |bytes| {
+            let mut lines = 0;
+            let mut left = bits;
+            while left != 0 {
+                let index = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                let off = (index as usize).saturating_mul(size);
+                let record = bytes
+                    .get_mut(off..off.saturating_add(size))
+                    .ok_or(Error::block("an inode past its block", block))?;
+                let generation = le32(record, inode_field!(i_generation)).unwrap_or(0);
+                let seed = inode_seed(fs_seed, first.saturating_add(index), generation);
+                seal_record(seed, record);
+                lines |= line_mask(off.saturating_add(sums.start), sums.len());
             }
-        }
-        Ok(())
+            Ok(lines)
+        })
     }
 }

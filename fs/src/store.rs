@@ -105,6 +105,7 @@ pub(crate) struct Store<P> {
     free_group: Option<u32>,
     /// The running handle's number, and how to take it back.
     handle: u64,
+    keeps_undo: bool,
     undo: Vec<Undo>,
     saved: Vec<u8>,
     /// The journal of a writable mount that has one.
@@ -119,13 +120,23 @@ pub(crate) struct Store<P> {
 
 /// The lines of a range that is not longer than [`MAX_WRITE_BLOCK`], as a mask.
 #[inline]
-fn line_mask(off: usize, len: usize) -> u64 {
+pub(crate) fn line_mask(off: usize, len: usize) -> u64 {
     let Some(last) = off.saturating_add(len).checked_sub(1).filter(|_| len > 0) else {
         return 0;
     };
     let from = u64::MAX.wrapping_shl((off >> LINE_SHIFT) as u32);
     let to = u64::MAX.wrapping_shr(63_u32.wrapping_sub((last >> LINE_SHIFT) as u32));
     from & to
+}
+
+/// Puts a checksum at its place in a block; gives the line that it is in.
+pub(crate) fn put_sum(bytes: &mut [u8], off: usize, sum: u32) -> u64 {
+    let place = bytes.get_mut(off..).and_then(<[u8]>::first_chunk_mut);
+    match place {
+        Some(place) => *place = sum.to_le_bytes(),
+        None => return 0,
+    }
+    line_mask(off, size_of::<u32>())
 }
 
 /// Gets the content of lines of a changed block that are not in memory: zeros,
@@ -166,6 +177,7 @@ impl<P: Pmem> Store<P> {
             free_groups: BTreeSet::new(),
             free_group: None,
             handle: 1,
+            keeps_undo: true,
             undo: Vec::new(),
             saved: Vec::new(),
             journal: None,
@@ -300,8 +312,16 @@ impl<P: Pmem> Store<P> {
     /// Opens a handle: the changes of one call.
     pub fn begin(&mut self) {
         self.handle = self.handle.wrapping_add(1);
+        self.keeps_undo = true;
         self.undo.clear();
         self.saved.clear();
+    }
+
+    /// Opens a handle that is never taken back: when it fails, the whole
+    /// transaction is dropped.
+    pub fn begin_last(&mut self) {
+        self.begin();
+        self.keeps_undo = false;
     }
 
     /// Keeps what the handle changed.
@@ -425,6 +445,24 @@ impl<P: Pmem> Store<P> {
             .ok_or(Error::block("a block that was not changed", block))?;
         fetch(&self.pmem, base, line_mask(0, size), change)?;
         Ok(change.data.get(..size).unwrap_or(&[]))
+    }
+
+    /// Lets `seal` bring the checksums in a changed block up to date: it gets
+    /// the whole content, and gives the lines that it changed. For the commit
+    /// only: it is not taken back.
+    pub fn seal_with(
+        &mut self,
+        block: u64,
+        seal: impl FnOnce(&mut [u8]) -> Result<u64>,
+    ) -> Result<()> {
+        self.changed_block(block)?;
+        let size = self.block_size();
+        if let Some(change) = self.changes.get_mut(block)
+            && let Some(bytes) = change.data.get_mut(..size)
+        {
+            change.dirty |= seal(bytes)?;
+        }
+        Ok(())
     }
 
     fn recycle(&mut self, data: Box<[u8]>) {

@@ -491,31 +491,53 @@ impl<P: Pmem> Ext4<P> {
         to: u32,
         want: u32,
     ) -> Result<Option<(u32, u32)>> {
-        let mut search = Search {
+        let search = Search {
             found: None,
             at: from,
             to,
             want,
         };
+        let found = self.search_map(desc, map, search)?;
+        Ok(found.filter(|(_, len)| *len > 0))
+    }
+
+    /// How many clear bits begin at `from`, up to `want` and before `to`.
+    pub(crate) fn clear_run(
+        &self,
+        desc: &GroupDesc,
+        map: Map,
+        from: u32,
+        to: u32,
+        want: u32,
+    ) -> Result<u32> {
+        let search = Search {
+            found: Some((from, 0)),
+            at: from,
+            to,
+            want,
+        };
+        let found = self.search_map(desc, map, search)?;
+        Ok(found.map_or(0, |(_, len)| len))
+    }
+
+    fn search_map(
+        &self,
+        desc: &GroupDesc,
+        map: Map,
+        mut search: Search,
+    ) -> Result<Option<(u32, u32)>> {
         let block = Self::map_block_of(desc, map);
-        if from < to
-            && !self.search_in(block, &mut search, &mut [0; STEP])?
-            && search.at < to
-        {
+        if search.at < search.to && !self.search_in(block, &mut search, &mut [0; STEP])? {
             self.search_on(block, &mut search)?;
         }
-        Ok(search.found.filter(|(_, len)| *len > 0))
+        Ok(search.found)
     }
 
     /// A search that has not ended in its first bytes.
     #[inline(never)]
     fn search_on(&self, block: u64, search: &mut Search) -> Result<()> {
         let mut buf = [0; LONG_STEP];
-        while search.at < search.to {
-            if self.search_in(block, search, &mut buf)? {
-                break;
-            }
-        }
+        while !self.search_in(block, search, &mut buf)? {}
         Ok(())
     }
 
@@ -529,17 +551,18 @@ impl<P: Pmem> Ext4<P> {
         let rest = (search.to.next_multiple_of(WORD) >> 3) as usize;
         let rest = rest.saturating_sub(off);
         if let Some(all) = self.store.peek(block, off, rest) {
-            return Ok(search.step(base, all));
+            return Ok(search.step(base, all) || search.at >= search.to);
         }
         let zeros = self.store.zeros(block, off).min(rest);
         if zeros > 0 {
-            return Ok(search.skip_clear(base.saturating_add((zeros as u32) << 3)));
+            let end = base.saturating_add((zeros as u32) << 3);
+            return Ok(search.skip_clear(end) || search.at >= search.to);
         }
         let len = rest.next_multiple_of(STEP).min(buf.len());
         let len = len.min(self.geo.bs().saturating_sub(off));
         let part = buf.get_mut(..len).unwrap_or(&mut []);
         self.store.read(block, off, part)?;
-        Ok(search.step(base, part))
+        Ok(part.is_empty() || search.step(base, part) || search.at >= search.to)
     }
 
     /// The first run of at least `large` clear bits that starts at a multiple
@@ -564,11 +587,11 @@ impl<P: Pmem> Ext4<P> {
             if at.saturating_add(large) > to {
                 break;
             }
-            match self.find_clear(desc, Map::Blocks, at, to, want)? {
-                Some((start, len)) if start == at && len >= large => return Ok(Some((at, len))),
-                Some((start, len)) if start == at => at = at.saturating_add(len),
-                _ => {}
+            let run = self.clear_run(desc, Map::Blocks, at, to, want)?;
+            if run >= large {
+                return Ok(Some((at, run)));
             }
+            at = at.saturating_add(run);
         }
         Ok(None)
     }

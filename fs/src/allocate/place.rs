@@ -136,20 +136,15 @@ impl<P: Pmem> Ext4<P> {
             return Ok(None);
         }
         let desc = self.open_map(group, Map::Blocks)?;
-        // Where this one is used, what follows does not matter.
-        if self.are_set(&desc, Map::Blocks, bit, bit.saturating_add(1))? {
-            return Ok(None);
-        }
         let bits = self.map_bits(group, Map::Blocks);
         let most = len.max(least);
         let end = bit.saturating_add(most).min(bits);
-        match self.find_clear(&desc, Map::Blocks, bit, end, most)? {
-            Some((start, run)) if start == bit && run >= least => {
-                let run = whole_pieces(goal, run.min(len), len, mask);
-                self.take(group, desc, start, run).map(Some)
-            }
-            _ => Ok(None),
+        let run = self.clear_run(&desc, Map::Blocks, bit, end, most)?;
+        if run < least.max(1) {
+            return Ok(None);
         }
+        let run = whole_pieces(goal, run.min(len), len, mask);
+        self.take(group, desc, bit, run).map(Some)
     }
 
     /// Takes blocks of this colour in a window: in the groups from the goal's

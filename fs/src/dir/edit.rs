@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::Ext4;
 use crate::pmem::Pmem;
-use crate::store::{Checked, Seal};
+use crate::store::{Checked, Seal, put_sum};
 use crate::types::{FileType, FsBlock, Mapping};
 
 use super::block::{Entry, dir_key, dx_entries_offset, entries};
@@ -80,9 +80,11 @@ impl<P: Pmem> Ext4<P> {
     /// The checksum of a changed leaf.
     pub(crate) fn seal_leaf(&mut self, ino: u32, generation: u32, block: u64) -> Result<()> {
         let seed = inode_seed(self.geo.seed, ino, generation);
-        let crc = leaf_checksum(seed, self.store.changed_block(block)?);
         let at = self.geo.bs().saturating_sub(4);
-        self.store.put_u32(block, at, crc)
+        self.store.seal_with(block, |bytes| {
+            let crc = leaf_checksum(seed, bytes);
+            Ok(put_sum(bytes, at, crc))
+        })
     }
 
     /// Writes a leaf block with these entries and nothing else.

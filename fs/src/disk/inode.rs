@@ -187,16 +187,22 @@ pub fn has_checksum_hi(raw: &[u8]) -> bool {
             .is_some_and(|b| u16::from_le_bytes(*b) >= 4)
 }
 
-/// The same in one go, of a record of the usual size; its own fields are made
-/// zero.
-fn checksum_of_copy(seed: u32, raw: &mut [u8; 256]) -> u32 {
-    let hi = if has_checksum_hi(raw) { 2 } else { 0 };
-    for (at, len) in [(CHECKSUM_LO, 2), (CHECKSUM_HI, hi)] {
-        if let Some(field) = raw.get_mut(at..at.saturating_add(len)) {
-            field.fill(0);
-        }
+/// Brings the checksum of a whole record up to date.
+pub fn seal_record(seed: u32, raw: &mut [u8]) {
+    let wide = has_checksum_hi(raw);
+    put_checksum(raw, wide, 0);
+    let crc = crc32c(seed, raw);
+    put_checksum(raw, wide, crc);
+}
+
+fn put_checksum(raw: &mut [u8], wide: bool, crc: u32) {
+    let [a, b, c, d] = crc.to_le_bytes();
+    if let Some(low) = raw.get_mut(CHECKSUM_LO..).and_then(<[u8]>::first_chunk_mut) {
+        *low = [a, b];
     }
-    crc32c(seed, raw)
+    if wide && let Some(high) = raw.get_mut(CHECKSUM_HI..).and_then(<[u8]>::first_chunk_mut) {
+        *high = [c, d];
+    }
 }
 
 /// The checksum of a whole record (`s_inode_size` bytes), the checksum's own
@@ -204,7 +210,8 @@ fn checksum_of_copy(seed: u32, raw: &mut [u8; 256]) -> u32 {
 /// [`has_checksum_hi`] is false.
 pub fn inode_checksum(seed: u32, raw: &[u8]) -> u32 {
     if let Ok(mut copy) = <[u8; 256]>::try_from(raw) {
-        return checksum_of_copy(seed, &mut copy);
+        put_checksum(&mut copy, has_checksum_hi(raw), 0);
+        return crc32c(seed, &copy);
     }
     let part = |from: usize, to: usize| raw.get(from..to.min(raw.len())).unwrap_or(&[]);
     let mut crc = crc32c(seed, part(0, CHECKSUM_LO));

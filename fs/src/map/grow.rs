@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::inode::Inode;
 use crate::mount::{Ext4, le32, parse};
 use crate::pmem::Pmem;
-use crate::store::Checked;
+use crate::store::{Checked, put_sum};
 
 use super::extents::{Node, entry_offset, extents_seal, node_key};
 use super::root::Leaf;
@@ -206,10 +206,11 @@ impl<P: Pmem> Ext4<P> {
     /// The checksum of a changed node.
     pub(crate) fn seal_extents(&mut self, ino: u32, generation: u32, block: u64) -> Result<()> {
         let seed = inode_seed(self.geo.seed, ino, generation);
-        let bytes = self.store.changed_block(block)?;
-        let max = parse::<ExtentHeader>(bytes, 0).map_or(0, |header| header.eh_max.get());
-        let crc = node_checksum(seed, bytes, max);
-        self.store.put_u32(block, tail_offset(max), crc)
+        self.store.seal_with(block, |bytes| {
+            let max = parse::<ExtentHeader>(bytes, 0).map_or(0, |header| header.eh_max.get());
+            let crc = node_checksum(seed, bytes, max);
+            Ok(put_sum(bytes, tail_offset(max), crc))
+        })
     }
 
     pub(super) fn node_entries(&self, inode: &Inode, step: &Step) -> Result<Vec<Raw>> {

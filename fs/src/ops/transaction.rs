@@ -117,7 +117,7 @@ impl<P: Pmem> Ext4<P> {
     /// The last changes of a transaction: what it frees, the counts of the
     /// superblock.
     fn conclude(&mut self) -> Result<()> {
-        self.store.begin();
+        self.store.begin_last();
         for (block, len) in self.store.take_frees() {
             self.release_blocks(block, len)?;
         }

@@ -91,7 +91,7 @@ impl<P: Pmem> Store<P> {
         let Some(bytes) = change.data.get_mut(off..end) else {
             return Err(Error::NoMemory);
         };
-        if change.born != self.handle {
+        if change.born != self.handle && self.keeps_undo {
             self.saved.extend_from_slice(bytes);
             self.undo.push(Undo::Bytes {
                 block,
