@@ -134,3 +134,27 @@ fn on_file_systems_of_our_own() {
         history_on(&image, "own", u64::from(seed), 400);
     }
 }
+
+/// A write over old data and a hole, for which there is no space: the old data
+/// stays.
+#[test]
+fn a_write_without_space_changes_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let image = mkfs(tmp.path(), "full", "4M", &["-b", "1024"], None);
+    let mut fs = mount_rw(&image);
+    let root = fs.root();
+    let ino = fs.create(root, b"f", 0o644, 0, 0).unwrap();
+    fs.write(ino, 0, &[1; 2048]).unwrap();
+    fs.write(ino, 9 * 1024, &[2; 1024]).unwrap();
+    let old = common::content(&fs, ino);
+    let filler = fs.create(root, b"filler", 0o644, 0, 0).unwrap();
+    let mut at = 0;
+    while fs.write(filler, at, &[3; 1024]).is_ok() {
+        at += 1024;
+    }
+    fs.sync().unwrap();
+    assert_eq!(fs.write(ino, 0, &[4; 8192]), Err(quire_fs::Error::NoSpace));
+    assert!(common::content(&fs, ino) == old, "half of it was written");
+    fs.unmount().unwrap();
+    fsck(&image);
+}

@@ -144,8 +144,24 @@ impl<P: Pmem> Ext4<P> {
         }
     }
 
-    /// Stores over blocks that are all written; false (and perhaps part of
-    /// it done) if they are not.
+    /// Whether all blocks of a range are written.
+    fn is_written(&self, inode: &Inode, from: u64, to: u64) -> Result<bool> {
+        let mut at = from.wrapping_shr(self.geo.block_shift);
+        let last = to.div_ceil(u64::from(self.geo.block_size));
+        while at < last {
+            let Ok(fb) = u32::try_from(at) else {
+                return Ok(false);
+            };
+            let Mapping::Mapped { len, .. } = self.map_block(inode, fb)? else {
+                return Ok(false);
+            };
+            at = at.saturating_add(u64::from(len));
+        }
+        Ok(true)
+    }
+
+    /// Stores over blocks that are all written; false, and nothing done, if
+    /// they are not.
     fn overwrite(&self, inode: &Inode, offset: u64, data: &[u8]) -> Result<bool> {
         let mut rest = data;
         let mut pos = offset;
@@ -161,6 +177,15 @@ impl<P: Pmem> Ext4<P> {
                 .wrapping_shl(self.geo.block_shift)
                 .saturating_sub(within);
             let n = room.min(rest.len() as u64) as usize;
+            // What comes after the first piece may be a hole, for which there
+            // may be no space: then the old data stays.
+            let end = pos.saturating_add(rest.len() as u64);
+            if pos == offset
+                && n < rest.len()
+                && !self.is_written(inode, pos.saturating_add(n as u64), end)?
+            {
+                return Ok(false);
+            }
             let (part, next) = rest.split_at_checked(n).ok_or(Error::Invalid)?;
             let address = self.media_address(block).saturating_add(within);
             self.store.pmem().write_nt(address, part)?;

@@ -1,6 +1,9 @@
 //! Images made by the real tools, and trees to compare them with.
 #![allow(dead_code, reason = "every test uses its part")]
 
+pub mod damage;
+pub mod disturb;
+pub mod kinds;
 pub mod model;
 
 use std::collections::BTreeMap;

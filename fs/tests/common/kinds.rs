@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{debugfs, mkfs};
+use super::{debugfs, mkfs};
 
 /// How an image is made.
 pub struct Kind {

@@ -11,17 +11,14 @@
 //! 40), `QUIRE_FSCK_FIRST` the first seed: `QUIRE_FSCK_CASES=2000 cargo test -p
 //! quire-fs --release --test fsck_corpus -- --nocapture` is the long run.
 
-#[path = "../common/mod.rs"]
 mod common;
-mod damage;
-mod kinds;
 
 use std::path::Path;
 use std::process::Command;
 
 use common::Rng;
-use damage::{Damage, Region, regions};
-use kinds::{KINDS, Kind};
+use common::damage::{Damage, Region, regions};
+use common::kinds::{KINDS, Kind};
 use quire_fs::MemPmem;
 use quire_fs::check::check;
 

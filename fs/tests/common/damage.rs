@@ -6,7 +6,7 @@ use quire_fs::disk::group::{DESC_SIZE_64BIT, GroupDesc};
 use quire_fs::disk::superblock::SuperBlock;
 use zerocopy::FromBytes;
 
-use crate::common::Rng;
+use super::Rng;
 
 /// A structure on the media.
 #[derive(Clone, Debug)]
