@@ -214,10 +214,11 @@ impl Machine {
         let mut cpu = String::from(cpu);
         if self.accel != Accel::Kvm && self.arch == Arch::X86_64 && self.max_memory() > TIB / 4 {
             // QEMU's own CPU addresses 1 TiB. A device lies at a multiple of
-            // its size, and PCI's windows above: twice as much as the next
-            // power of two. No more, because the firmware maps all of it,
-            // which takes its time.
-            let bits = self.max_memory().next_power_of_two().ilog2() + 1;
+            // its size, and PCI's windows in the last eighth. No more, because
+            // the firmware maps all of it, which takes its time.
+            let largest = self.nvdimms.iter().map(|d| d.backing.len).max();
+            let end = self.max_memory().saturating_add(largest.unwrap_or(0));
+            let bits = (end / 7 * 8).next_power_of_two().ilog2();
             cpu.push_str(&format!(",phys-bits={bits}"));
         }
         args.opt("-cpu", cpu);

@@ -7,6 +7,7 @@
 
 use super::label::format::UPDATING;
 use super::label::{Label, LabelSet, Slot, State, Uuid, Version};
+use super::nfit::Guid;
 use super::region::{Dimm, Region};
 use crate::error::{Error, Result};
 use alloc::collections::BTreeMap;
@@ -374,6 +375,10 @@ impl Layout {
             nlabel: self.members.len() as u16,
             position: nth as u16,
             iset_cookie: self.cookie(),
+            type_guid: match self.version() {
+                Some(Version::V1_2) => self.region.type_guid,
+                _ => Guid::default(),
+            },
             dpa: member.offset + offset,
             rawsize: (range.end - range.start) / self.ways(),
             ..like.clone()

@@ -112,6 +112,35 @@ fn like(name: &str, nth: u8) -> Label {
     }
 }
 
+/// Linux takes a label of version 1.2 only where it has its region's type: nil on
+/// CXL. What changes, a name for one, keeps it so.
+#[test]
+fn labels_have_the_type_of_their_region() {
+    use crate::pmem::label::format::TYPE_PERSISTENT;
+    use crate::pmem::nfit::Guid;
+    for (version, kind, expected) in [
+        (Version::V1_2, TYPE_PERSISTENT, TYPE_PERSISTENT),
+        (Version::V1_2, Guid::default(), Guid::default()),
+        (Version::V1_1, TYPE_PERSISTENT, Guid::default()),
+    ] {
+        let mut machine = Machine::new(2, version);
+        machine.region.type_guid = kind;
+        let mut layout = machine.layout();
+        let range = layout.place(Some(64 << 20)).unwrap();
+        layout.replace(None, Some((&range, &like("a", 1)))).unwrap();
+        let mut renamed = layout.label_of(Uuid([1; 16]), 1).unwrap().clone();
+        renamed.name = "b".into();
+        layout
+            .replace(Some(renamed.uuid), Some((&range, &renamed)))
+            .unwrap();
+        let again = machine.layout();
+        for nth in 0..2 {
+            let label = again.label_of(Uuid([1; 16]), nth).unwrap();
+            assert_eq!((&*label.name, label.type_guid), ("b", expected));
+        }
+    }
+}
+
 #[test]
 fn space_is_given_in_order_and_found_again() {
     for (ways, step) in [(1, 16u64), (2, 16), (3, 48), (4, 16)] {

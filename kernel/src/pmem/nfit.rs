@@ -74,7 +74,7 @@ impl fmt::Display for Error {
 }
 
 /// A GUID as it lies in the table (first three fields little-endian).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Guid(pub [u8; 16]);
 
 impl Guid {

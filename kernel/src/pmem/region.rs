@@ -9,7 +9,8 @@
 //! same names at every start.
 
 use super::badblocks::ClearPoison;
-use super::nfit::{PlatformCapabilities, StateFlags};
+use super::label::format::TYPE_PERSISTENT;
+use super::nfit::{Guid, PlatformCapabilities, StateFlags};
 use crate::error::Error;
 use alloc::format;
 use alloc::string::String;
@@ -206,6 +207,9 @@ pub struct Region {
     pub iset_id: Option<u64>,
     /// The same, as labels of version 1.1 have it.
     pub compat_iset_id: Option<u64>,
+    /// What labels of version 1.2 call its memory. Linux takes no other, and has
+    /// nil for CXL.
+    pub type_guid: Guid,
     /// What backs it, in order.
     pub mappings: Vec<Mapping>,
     /// What a power loss spares.
@@ -235,6 +239,7 @@ impl Region {
             numa_node: None,
             iset_id: None,
             compat_iset_id: None,
+            type_guid: TYPE_PERSISTENT,
             mappings: Vec::new(),
             persistence_domain: PersistenceDomain::Unknown,
             read_only: None,

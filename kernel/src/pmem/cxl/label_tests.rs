@@ -207,6 +207,9 @@ fn listings_have_linuxs_keys_and_nesting() {
         "\"decoders:endpoint3\":[{\"decoder\":\"decoder3.0\",\"resource\":",
         "\"dpa_resource\":\"0x0\",\"dpa_size\":268435456,\"mode\":\"pmem\"}",
         "\"decoders:root0\":[{\"decoder\":\"decoder0.0\",",
+        // It has one way down and no registers for it.
+        "\"decoders:port1\":[{\"decoder\":\"decoder1.0\",\"resource\":\"0x",
+        "\"interleave_ways\":1,\"region\":\"region0\",\"nr_targets\":1,\"targets\":[{",
         "\"regions:decoder0.2\":[{\"region\":\"region0\",",
         "\"mappings\":[{\"position\":0,\"memdev\":\"mem0\",\"decoder\":\"decoder3.0\"}",
         "\"health\":{\"maintenance_needed\":false,",

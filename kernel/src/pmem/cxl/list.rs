@@ -464,11 +464,39 @@ impl Lister<'_> {
         let Some(port) = self.topology.port(id) else {
             return Vec::new();
         };
+        if port.hdm().is_none() && !port.is_endpoint() {
+            return self.pass_through(id, port).into_iter().collect();
+        }
         let decoders = port.decoders.iter().enumerate();
         decoders
             .filter(|(_, decoder)| decoder.committed || self.select.idle)
             .map(|(nth, decoder)| self.decoder(id, port, nth, decoder))
             .collect()
+    }
+
+    /// A port with one way down needs no decoder. Linux counts one all the same,
+    /// which is set as the region on that way is.
+    fn pass_through(&self, id: PortId, port: &Port) -> Option<Object> {
+        let below = |region: &&CxlRegion| {
+            region.members.iter().any(|(member, _)| {
+                self.topology.memdev(*member).is_some_and(|memdev| {
+                    let path = self.topology.path(memdev.endpoint);
+                    path.iter().any(|(port, _)| *port == id)
+                })
+            })
+        };
+        let made = Made::new("decoder", Topology::decoder_name(id, 0));
+        let Some(region) = self.topology.regions.iter().find(below) else {
+            let idle = made.number("interleave_ways", 1).text("state", "disabled");
+            return self.select.idle.then_some(idle.0);
+        };
+        let made = made
+            .address("resource", region.base)
+            .with("size", self.size(region.size))
+            .number("interleave_ways", 1)
+            .text("region", region.name());
+        let ways: Vec<u8> = port.dports.iter().map(|dport| dport.number).collect();
+        Some(self.ways_down(made, port, &ways).0)
     }
 
     fn decoder(&self, id: PortId, port: &Port, nth: usize, decoder: &Decoder) -> Object {
@@ -517,6 +545,11 @@ impl Lister<'_> {
                     .text("mode", mode);
             }
         };
+        self.ways_down(made, port, ports)
+    }
+
+    /// Where a port's decoder leads, in order.
+    fn ways_down(&self, made: Made, port: &Port, ports: &[u8]) -> Made {
         let made = made.number("nr_targets", ports.len() as u64);
         if !self.select.targets {
             return made;

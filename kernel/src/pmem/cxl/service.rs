@@ -15,6 +15,7 @@ use super::topology::Topology;
 use super::{label, policy};
 use crate::error::{Error, Result};
 use crate::pmem::label::format::fletcher64;
+use crate::pmem::nfit::Guid;
 use crate::pmem::region::{Dimm, Found, Mapping, PersistenceDomain, Region, Source};
 use crate::pmem::{self, Namespace};
 use crate::sync::Mutex;
@@ -252,8 +253,13 @@ impl Topology {
             .members
             .iter()
             .find_map(|(id, _)| self.memdev(*id)?.read_only_reason());
+        // Linux has the same number for labels of each version, and no release of
+        // it that is widespread reads version 2.1.
+        let iset_id = Some(fletcher64(&identity));
         Region {
-            iset_id: Some(fletcher64(&identity)),
+            iset_id,
+            compat_iset_id: iset_id,
+            type_guid: Guid::default(),
             mappings,
             // Global persistent flush empties the devices' buffers; the CPU's
             // caches are written back all the same.

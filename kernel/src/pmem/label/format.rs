@@ -379,8 +379,8 @@ const CXL_NAMESPACE: Uuid = Uuid([
     0x68, 0xbb, 0x2c, 0x0a, 0x5a, 0x77, 0x49, 0x37, 0x9f, 0x85, 0x3c, 0xaf, 0x41, 0xa0, 0xf9, 0x3c,
 ]);
 
-/// Type of a namespace's memory, in labels of version 1.2.
-const TYPE_PERSISTENT: Guid = Guid::new(
+/// Type of an NVDIMM namespace's memory, in labels of version 1.2.
+pub const TYPE_PERSISTENT: Guid = Guid::new(
     0x66f0_d379,
     0xb4f3,
     0x4074,
@@ -488,6 +488,8 @@ pub struct Label {
     pub rawsize: u64,
     /// How it is to be used.
     pub abstraction: Abstraction,
+    /// What kind of memory it is, in version 1.2: that of its region.
+    pub type_guid: Guid,
     /// CXL: the region that it is in.
     pub region_uuid: Uuid,
 }
@@ -580,6 +582,7 @@ impl Slot {
                     dpa: f.u64(104),
                     rawsize: f.u64(112),
                     abstraction: Abstraction::of(Guid(f.array(144))),
+                    type_guid: Guid::default(),
                     region_uuid: Uuid(f.array(128)),
                 })),
                 kind => Err(Error::unsupported(format!("label {slot} of type {kind}"))),
@@ -591,9 +594,9 @@ impl Slot {
                 offset + 120,
             ));
         }
-        let abstraction = match version {
-            Version::V1_1 => Abstraction::None,
-            _ => Abstraction::of(Guid(f.array(144))),
+        let (type_guid, abstraction) = match version {
+            Version::V1_1 => (Guid::default(), Abstraction::None),
+            _ => (Guid(f.array(128)), Abstraction::of(Guid(f.array(144)))),
         };
         Ok(Self::Namespace(Label {
             uuid: Uuid(f.array(0)),
@@ -606,6 +609,7 @@ impl Slot {
             dpa: f.u64(104),
             rawsize: f.u64(112),
             abstraction,
+            type_guid,
             region_uuid: Uuid::default(),
         }))
     }
@@ -654,7 +658,7 @@ impl Slot {
                 put(b, 112, &label.rawsize.to_le_bytes());
                 put(b, 120, &slot.to_le_bytes());
                 if version != Version::V1_1 {
-                    put(b, 128, &TYPE_PERSISTENT.0);
+                    put(b, 128, &label.type_guid.0);
                     put(b, 144, &label.abstraction.guid().0);
                 }
             }
