@@ -288,13 +288,19 @@ impl Entries {
             match chunk.large() {
                 Slot::Mapped(folio) => push(first, folio),
                 Slot::Zero(_) => {}
-                Slot::Empty if chunk.used() == 0 => {}
                 Slot::Empty => {
                     let start = blocks.start.max(first);
+                    // Files smaller than a chunk are many.
+                    let mut left = chunk.used();
                     for block in start..blocks.end.min(first + BLOCKS) {
-                        if let (_, Slot::Mapped(folio)) = chunk.find(block - first) {
+                        if left == 0 {
+                            break;
+                        }
+                        let (_, slot) = chunk.find(block - first);
+                        if let Slot::Mapped(folio) = slot {
                             push(block, folio);
                         }
+                        left -= u32::from(slot != Slot::Empty);
                     }
                 }
             }
