@@ -81,7 +81,10 @@ impl Inner {
         if first.size != PageSize::Size4K {
             return Ok(0);
         }
-        let count = alike(chunk, page, end - block, first, new);
+        // Descriptors are counted by the 2 MiB of memory, which need not begin
+        // where those of the file do.
+        let count = (end - block).min(BLOCKS - first.page % BLOCKS);
+        let count = alike(chunk, page, count, first, new);
         let counted = match new {
             true => self.associate(chunk, block, first, count)?,
             false => map.map_leaves_run(first, count)?,

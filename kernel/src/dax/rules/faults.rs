@@ -417,3 +417,28 @@ pub fn r21_failures_reach_the_application() -> Outcome {
     );
     Ok(())
 }
+
+/// The 2 MiB of the file and those of the memory need not begin at one place.
+pub fn populate_takes_memory_of_any_colour() -> Outcome {
+    for write in [false, true] {
+        let rig = Rig::new(1024)?;
+        // 100 blocks that keep the rest out of step.
+        rig.fs.lay_out(0..100, 1)?;
+        rig.fs.lay_out(200..1024, 1)?;
+        rig.fs.lay_out(100..200, 1)?;
+        let mapping = rig.map(Perms::ReadWrite)?;
+        text(mapping.populate(write))?;
+        check!(mapping.leaves() == 1024, "{}", mapping.leaves());
+        for block in 0..1024u64 {
+            check!(
+                load(&mapping, block << 12) == block as u8 ^ 0x5a,
+                "block {block}"
+            );
+            let allowed = leaf(&mapping, block << 12).is_some_and(|leaf| leaf.attrs.write);
+            check!(allowed == write, "block {block}");
+        }
+        drop(mapping);
+        rig.at_rest()?;
+    }
+    Ok(())
+}

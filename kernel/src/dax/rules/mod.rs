@@ -72,6 +72,7 @@ rules_as_tests! {
     mapping_is_the_memory_itself,
     neighbours_come_with_a_fault_that_goes_on,
     populate_takes_large_leaves,
+    populate_takes_memory_of_any_colour,
     untracked_mappings_fault_once,
     gap_01_stores_beside_a_hole_survive_a_power_cut,
     gap_02_a_truncation_wakes_while_others_fault,
