@@ -206,6 +206,33 @@ impl PmrSts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever registers hold: fields, no overflow, and a buffer that lies
+        /// in its BAR.
+        #[test]
+        fn any_registers_are_read(
+            location: u32, size: u32, cap: u64, persistent: u32, start: u64, len: u64,
+        ) {
+            let bar = start..start.saturating_add(len);
+            if let Some(place) = CmbPlace::new(location, size)
+                && let Some(range) = place.within(bar.clone())
+            {
+                prop_assert!(range.start >= bar.start && range.end <= bar.end);
+                prop_assert!(range.start < range.end && range.start % 4096 == 0);
+                prop_assert!(range.end % 4096 == 0 && range.end - range.start <= place.len);
+            }
+            let cap = Cap(cap);
+            prop_assert!((1..=1 << 16).contains(&cap.queue_entries()));
+            prop_assert!(cap.timeout_ns() > 0 && cap.doorbell_stride() <= 4 << 15);
+            let (region, status) = (PmrCap(persistent), PmrSts(persistent));
+            prop_assert!(region.bir() < 8 && region.timeout_ns() > 0);
+            let _ = (status.error(), status.not_ready(), status.health());
+        }
+    }
 
     #[test]
     fn qemus_buffer_of_64_mib() {
