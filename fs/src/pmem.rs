@@ -118,6 +118,7 @@ pub trait Pmem {
 
     /// Lets nothing that is stored from now on survive a power cut without
     /// what was written back before.
+    #[cfg_attr(feature = "std", track_caller)]
     fn barrier(&self) -> Result<(), MediaError> {
         self.fence();
         if self.needs_drain() {
@@ -134,11 +135,17 @@ macro_rules! forward {
             fn len(&self) -> u64 { (**self).len() }
             fn is_writable(&self) -> bool { (**self).is_writable() }
             fn read(&self, off: u64, buf: &mut [u8]) -> Result<(), MediaError> { (**self).read(off, buf) }
+            #[cfg_attr(feature = "std", track_caller)]
             fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> { (**self).write(off, data) }
+            #[cfg_attr(feature = "std", track_caller)]
             fn write_nt(&self, off: u64, data: &[u8]) -> Result<(), MediaError> { (**self).write_nt(off, data) }
+            #[cfg_attr(feature = "std", track_caller)]
             fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> { (**self).zero(off, len) }
+            #[cfg_attr(feature = "std", track_caller)]
             fn write_back(&self, off: u64, len: u64) { (**self).write_back(off, len) }
+            #[cfg_attr(feature = "std", track_caller)]
             fn fence(&self) { (**self).fence() }
+            #[cfg_attr(feature = "std", track_caller)]
             fn drain(&self) -> Result<(), MediaError> { (**self).drain() }
             fn needs_drain(&self) -> bool { (**self).needs_drain() }
         }

@@ -21,6 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 
 use crate::pmem::{MediaError, Pmem};
@@ -62,10 +63,13 @@ pub enum Event {
     Note(String),
 }
 
+/// An event, and the line of source that made it.
+pub type Located = (Event, &'static Location<'static>);
+
 /// Memory that keeps a log of what is done to it.
 pub struct RecordingPmem<P> {
     inner: P,
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<Located>>,
 }
 
 impl<P: Pmem> RecordingPmem<P> {
@@ -79,10 +83,19 @@ impl<P: Pmem> RecordingPmem<P> {
 
     /// Takes the log so far, and begins a new one.
     pub fn take(&self) -> Vec<Event> {
+        self.take_located()
+            .into_iter()
+            .map(|(event, _)| event)
+            .collect()
+    }
+
+    /// The same, with the line of source that made each event.
+    pub fn take_located(&self) -> Vec<Located> {
         std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Writes a note into the log.
+    #[track_caller]
     pub fn note(&self, text: impl Into<String>) {
         self.push(Event::Note(text.into()));
     }
@@ -92,11 +105,12 @@ impl<P: Pmem> RecordingPmem<P> {
         &self.inner
     }
 
+    #[track_caller]
     fn push(&self, event: Event) {
         self.events
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(event);
+            .push((event, Location::caller()));
     }
 }
 
@@ -113,6 +127,7 @@ impl<P: Pmem> Pmem for RecordingPmem<P> {
         self.inner.read(off, buf)
     }
 
+    #[track_caller]
     fn write(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
         self.inner.write(off, data)?;
         self.push(Event::Store {
@@ -122,6 +137,7 @@ impl<P: Pmem> Pmem for RecordingPmem<P> {
         Ok(())
     }
 
+    #[track_caller]
     fn write_nt(&self, off: u64, data: &[u8]) -> Result<(), MediaError> {
         self.inner.write_nt(off, data)?;
         self.push(Event::StoreNt {
@@ -131,6 +147,7 @@ impl<P: Pmem> Pmem for RecordingPmem<P> {
         Ok(())
     }
 
+    #[track_caller]
     fn zero(&self, off: u64, len: u64) -> Result<(), MediaError> {
         self.inner.zero(off, len)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -141,16 +158,19 @@ impl<P: Pmem> Pmem for RecordingPmem<P> {
         Ok(())
     }
 
+    #[track_caller]
     fn write_back(&self, off: u64, len: u64) {
         self.inner.write_back(off, len);
         self.push(Event::WriteBack { offset: off, len });
     }
 
+    #[track_caller]
     fn fence(&self) {
         self.inner.fence();
         self.push(Event::Fence);
     }
 
+    #[track_caller]
     fn drain(&self) -> Result<(), MediaError> {
         self.inner.drain()?;
         self.push(Event::Drain);
@@ -212,6 +232,8 @@ struct Unit {
     free: bool,
     /// On its way: the next fence makes it sure.
     in_flight: bool,
+    /// The line of source that stored it, where that is known.
+    at: Option<&'static Location<'static>>,
 }
 
 /// A log being played, up to some event.
@@ -235,9 +257,14 @@ impl CrashModel {
 
     /// Plays the next event.
     pub fn play(&mut self, event: &Event) {
+        self.play_at(event, None);
+    }
+
+    /// The same, and remembers the line of source, for [`lack`](Self::lack).
+    pub fn play_at(&mut self, event: &Event, at: Option<&'static Location<'static>>) {
         match event {
-            Event::Store { offset, data } => self.store(*offset, data, false),
-            Event::StoreNt { offset, data } => self.store(*offset, data, true),
+            Event::Store { offset, data } => self.store(*offset, data, false, at),
+            Event::StoreNt { offset, data } => self.store(*offset, data, true, at),
             Event::WriteBack { offset, len } => {
                 let end = offset.saturating_add(*len);
                 for (_, units) in self.pending.range_mut(offset / LINE..end.div_ceil(LINE)) {
@@ -251,7 +278,13 @@ impl CrashModel {
         }
     }
 
-    fn store(&mut self, offset: u64, data: &[u8], free: bool) {
+    fn store(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        free: bool,
+        source: Option<&'static Location<'static>>,
+    ) {
         let mut at = offset;
         let mut rest = data;
         while !rest.is_empty() {
@@ -262,6 +295,7 @@ impl CrashModel {
                 data: now.to_vec(),
                 free,
                 in_flight: free,
+                at: source,
             };
             self.pending.entry(at / LINE).or_default().push(unit);
             at += now.len() as u64;
@@ -340,25 +374,17 @@ impl CrashModel {
     }
 
     fn state<'a>(&self, choices: impl Iterator<Item = (&'a Vec<Unit>, usize)>) -> Crashed<'_> {
-        let crashed = Crashed {
+        let mut crashed = Crashed {
             base: &self.sure,
             version: self.version,
             lines: Mutex::new(BTreeMap::new()),
+            choices: vec![0; self.pending.len()],
         };
-        for (units, choice) in choices {
-            let free = units.iter().filter(|unit| unit.free).count().min(FREE_BITS);
-            let subset = choice % (1 << free);
-            let prefix = choice >> free;
-            let (mut ordered, mut loose) = (0, 0);
-            for unit in units {
-                let there = if unit.free {
-                    let bit = loose.min(FREE_BITS - 1);
-                    loose += 1;
-                    subset & (1 << bit) != 0
-                } else {
-                    ordered += 1;
-                    ordered <= prefix
-                };
+        for (line, (units, choice)) in choices.enumerate() {
+            if let Some(slot) = crashed.choices.get_mut(line) {
+                *slot = choice;
+            }
+            for (unit, there) in chosen(units, choice) {
                 if there {
                     crashed.store(unit.offset, &unit.data);
                 }
@@ -366,6 +392,77 @@ impl CrashModel {
         }
         crashed
     }
+
+    /// Why a state fails: which stores had to be on the media and were not, by
+    /// the lines of source that made them. What need not be lacking for the
+    /// failure is brought back first, and of what is there only that is told
+    /// without which it would not fail.
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "every list has an entry for each line"
+    )]
+    pub fn lack(&self, state: &Crashed<'_>, fails: &mut dyn FnMut(&Crashed<'_>) -> bool) -> String {
+        let lines: Vec<&Vec<Unit>> = self.pending.values().collect();
+        let whole: Vec<usize> = lines.iter().map(|units| states(units) - 1).collect();
+        let mut choices = state.choices.clone();
+        let mut attempt = |choices: &mut Vec<usize>, line: usize, to: usize| {
+            let old = std::mem::replace(&mut choices[line], to);
+            let pairs = lines.iter().copied().zip(choices.iter().copied());
+            if old != to && !fails(&self.state(pairs)) {
+                choices[line] = old;
+            }
+        };
+        for (line, &all) in whole.iter().enumerate() {
+            attempt(&mut choices, line, all);
+        }
+        let lacking: Vec<usize> = (0..lines.len())
+            .filter(|&n| choices[n] != whole[n])
+            .collect();
+        if lacking.is_empty() {
+            return "it fails with every store on the media: no fence would help".into();
+        }
+        for line in (0..lines.len()).filter(|n| !lacking.contains(n)) {
+            attempt(&mut choices, line, 0);
+        }
+        let mut text = String::new();
+        for (line, units) in lines.iter().enumerate() {
+            let lacks = lacking.contains(&line);
+            let unit = chosen(units, choices[line])
+                .find(|(_, there)| *there != lacks)
+                .filter(|_| lacks || choices[line] != 0);
+            if let Some((unit, _)) = unit {
+                let source = unit.at.map_or("an unknown line".into(), |at| {
+                    format!("{}:{}", at.file(), at.line())
+                });
+                let state = match (lacks, unit.in_flight) {
+                    (false, _) => "was on the media already",
+                    (true, true) => "was written back, but no fence followed",
+                    (true, false) => "was not written back",
+                };
+                text += &format!("what {source} stored at {:#x} {state}; ", unit.offset);
+            }
+        }
+        text
+    }
+}
+
+/// The stores of a line, each with whether it is there in one of its states.
+fn chosen(units: &[Unit], choice: usize) -> impl Iterator<Item = (&Unit, bool)> {
+    let free = units.iter().filter(|unit| unit.free).count().min(FREE_BITS);
+    let subset = choice % (1 << free);
+    let prefix = choice >> free;
+    let (mut ordered, mut loose) = (0, 0);
+    units.iter().map(move |unit| {
+        let there = if unit.free {
+            let bit = loose.min(FREE_BITS - 1);
+            loose += 1;
+            subset & (1 << bit) != 0
+        } else {
+            ordered += 1;
+            ordered <= prefix
+        };
+        (unit, there)
+    })
 }
 
 /// The media after a power cut. What is stored now stays in memory beside it.
@@ -374,6 +471,8 @@ pub struct Crashed<'a> {
     /// Of the bytes that were sure.
     version: u64,
     lines: Mutex<BTreeMap<u64, [u8; LINE as usize]>>,
+    /// What each unsure line was chosen to hold.
+    choices: Vec<usize>,
 }
 
 impl Crashed<'_> {
@@ -514,117 +613,4 @@ impl Random {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pmem::MemPmem;
-
-    fn played(program: impl Fn(&RecordingPmem<MemPmem>)) -> CrashModel {
-        let pmem = RecordingPmem::new(MemPmem::zeroed(256));
-        program(&pmem);
-        let mut model = CrashModel::new(vec![0; 256]);
-        for event in pmem.take() {
-            model.play(&event);
-        }
-        model
-    }
-
-    fn bytes(model: &CrashModel, limit: usize, seed: u64) -> Vec<Vec<u8>> {
-        model
-            .states(limit, seed)
-            .iter()
-            .map(Crashed::to_vec)
-            .collect()
-    }
-
-    #[test]
-    fn only_a_fence_after_a_write_back_makes_a_store_sure() {
-        let store = |p: &RecordingPmem<MemPmem>| p.write(0, &[1]).expect("inside");
-        assert_eq!(played(store).states(9, 0).len(), 2);
-        let model = played(|p| {
-            store(p);
-            p.fence();
-        });
-        assert_eq!(model.states(9, 0).len(), 2, "a fence alone does nothing");
-        let model = played(|p| {
-            store(p);
-            p.write_back(0, 1);
-        });
-        assert_eq!(model.states(9, 0).len(), 2, "nor does a write-back alone");
-        let model = played(|p| {
-            store(p);
-            p.write_back(0, 1);
-            p.fence();
-        });
-        let images = bytes(&model, 9, 0);
-        assert_eq!((images.len(), images[0][0]), (1, 1));
-    }
-
-    #[test]
-    fn a_line_keeps_the_order_of_its_stores() {
-        let model = played(|p| {
-            p.write(0, &[1]).expect("inside");
-            p.write(8, &[2]).expect("inside");
-        });
-        let states: Vec<_> = bytes(&model, 9, 0).iter().map(|i| (i[0], i[8])).collect();
-        assert_eq!(states, [(0, 0), (1, 0), (1, 2)]);
-    }
-
-    #[test]
-    fn lines_have_no_order_and_bypassing_stores_neither() {
-        let cached = played(|p| {
-            p.write(0, &[1]).expect("inside");
-            p.write(64, &[2]).expect("inside");
-        });
-        assert_eq!(cached.states(9, 0).len(), 4);
-        let bypassing = played(|p| {
-            p.write_nt(0, &[1; 8]).expect("inside");
-            p.write_nt(8, &[2; 8]).expect("inside");
-        });
-        let states: Vec<_> = bytes(&bypassing, 9, 0)
-            .iter()
-            .map(|i| (i[0], i[8]))
-            .collect();
-        assert_eq!(states, [(0, 0), (1, 0), (0, 2), (1, 2)]);
-    }
-
-    #[test]
-    fn long_stores_tear_at_eight_bytes() {
-        let model = played(|p| p.write(4, &[7; 12]).expect("inside"));
-        let lengths: Vec<usize> = bytes(&model, 9, 0)
-            .iter()
-            .map(|i| i.iter().filter(|&&b| b == 7).count())
-            .collect();
-        assert_eq!(lengths, [0, 4, 12]);
-    }
-
-    #[test]
-    fn samples_have_the_extremes_and_repeat() {
-        let model = played(|p| {
-            for line in 0..4 {
-                for unit in 0..8u64 {
-                    p.write(line * 64 + unit * 8, &[1]).expect("inside");
-                }
-            }
-        });
-        let images = bytes(&model, 50, 3);
-        assert_eq!(images.len(), 50);
-        assert_eq!(images.first().map(|i| i.contains(&1)), Some(false));
-        assert_eq!(
-            images.last().map(|i| i.iter().filter(|&&b| b == 1).count()),
-            Some(32)
-        );
-        assert_eq!(images, bytes(&model, 50, 3));
-    }
-
-    #[test]
-    fn a_log_is_text() {
-        let pmem = RecordingPmem::new(MemPmem::zeroed(256));
-        pmem.note("begin touch f");
-        pmem.write(3, &[0xab, 1]).expect("inside");
-        pmem.write_back(3, 2);
-        pmem.fence();
-        let mut text = Vec::new();
-        write_log(&pmem.take(), &mut text).expect("to memory");
-        assert_eq!(text, b"# begin touch f\nS 3 ab01\nW 3 2\nF\n");
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use common::{Object, Rng, Tree, clock, image_tree};
 use quire_fs::check::check;
 use quire_fs::mkfs::{MkfsOptions, mkfs};
-use quire_fs::record::{CrashModel, Crashed, Event, RecordingPmem};
+use quire_fs::record::{CrashModel, Crashed, Event, Located, RecordingPmem};
 use quire_fs::{Error, Ext4, Fallocate, Ino, MemPmem, MountOptions, NoMappings, Pmem, Release};
 
 const SIZE: usize = 3 << 20;
@@ -364,7 +364,7 @@ fn is_mixed(found: &Object, want: &Object, versions: &[Tree], path: &[u8]) -> bo
 /// What a run was: the log, the tree before and after each call.
 struct Trace {
     image: Vec<u8>,
-    events: Vec<Event>,
+    events: Vec<Located>,
     trees: Vec<Tree>,
     ops: Vec<Op>,
 }
@@ -385,7 +385,7 @@ fn trace(image: &[u8], ops: &[Op]) -> Trace {
     recorder.note("unmounted");
     Trace {
         image: image.to_vec(),
-        events: recorder.take(),
+        events: recorder.take_located(),
         trees,
         ops: ops.to_vec(),
     }
@@ -463,7 +463,7 @@ impl Tally {
             last: 0,
             loose: BTreeMap::new(),
         };
-        for (position, event) in trace.events.iter().enumerate() {
+        for (position, (event, source)) in trace.events.iter().enumerate() {
             // States change most just before a fence: everything that is not
             // sure yet is still open.
             if matches!(event, Event::Fence | Event::Note(_)) {
@@ -473,8 +473,14 @@ impl Tally {
                     if !self.seen.insert(hasher.finish()) {
                         continue;
                     }
-                    self.judge(&state, &promise)
-                        .map_err(|why| format!("{:?}, event {position}: {why}", trace.ops))?;
+                    if let Err(why) = self.verdict(&state, &promise) {
+                        let lack =
+                            model.lack(&state, &mut |state| self.verdict(state, &promise).is_err());
+                        return Err(format!(
+                            "{:?}, cut before event {position} ({source}): {why}\nlacking: {lack}",
+                            trace.ops
+                        ));
+                    }
                 }
             }
             if let Event::Note(text) = event {
@@ -485,10 +491,37 @@ impl Tally {
                     _ => {}
                 }
             }
-            model.play(event);
+            model.play_at(event, Some(source));
         }
         Ok(())
     }
+
+    /// The same as [`judge`](Self::judge), whatever breaks on the way.
+    fn verdict(&mut self, state: &Crashed<'_>, promise: &Promise<'_>) -> Result<(), String> {
+        let judged = || self.judge(state, promise);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(judged)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err(format!("panic: {}", text.unwrap_or_default()))
+        })
+    }
+}
+
+/// Explores a sequence; when it fails, the shortest part of it that does.
+fn explore_sequence(tally: &mut Tally, image: &[u8], ops: &[Op]) -> Result<(), String> {
+    let Err(mut why) = tally.explore(&trace(image, ops), limit()) else {
+        return Ok(());
+    };
+    let mut ops = ops.to_vec();
+    let mut at = 0;
+    while at < ops.len() {
+        let mut fewer = ops.clone();
+        fewer.remove(at);
+        match Tally::default().explore(&trace(image, &fewer), limit()) {
+            Err(shorter) => (ops, why) = (fewer, shorter),
+            Ok(()) => at += 1,
+        }
+    }
+    Err(why)
 }
 
 impl Trace {
@@ -589,8 +622,7 @@ fn explore_all(image: &[u8], sequences: &[Vec<Op>]) -> u64 {
                 scope.spawn(move || {
                     let mut tally = Tally::default();
                     for ops in half {
-                        tally
-                            .explore(&trace(image, ops), limit())
+                        explore_sequence(&mut tally, image, ops)
                             .unwrap_or_else(|why| panic!("{why}"));
                     }
                     tally.states
@@ -660,7 +692,7 @@ fn recovery_can_be_cut_too() {
     for &op in OPS {
         let first = trace(&image, &[op, Op::Sync]);
         let mut model = CrashModel::new(first.image.clone());
-        for (position, event) in first.events.iter().enumerate() {
+        for (position, (event, source)) in first.events.iter().enumerate() {
             if matches!(event, Event::Fence) {
                 for state in model.states(4, position as u64) {
                     // Recovery runs on this state, and is itself recorded.
@@ -672,7 +704,7 @@ fn recovery_can_be_cut_too() {
                     drop(fs);
                     let second = Trace {
                         image: base,
-                        events: recorder.take(),
+                        events: recorder.take_located(),
                         trees: vec![shown],
                         ops: vec![op],
                     };
@@ -681,7 +713,7 @@ fn recovery_can_be_cut_too() {
                         .unwrap_or_else(|why| panic!("{op:?}: {why}"));
                 }
             }
-            model.play(event);
+            model.play_at(event, Some(source));
         }
     }
     println!("{} states", tally.states);
@@ -703,6 +735,7 @@ fn a_missing_fence_or_write_back_is_noticed() {
     let image = prepare();
     let (mut fences, mut seen_fences) = (0, 0);
     let (mut write_backs, mut seen_write_backs) = (0, 0);
+    let mut named = 0;
     for op in [Op::Create, Op::Append, Op::RenameOver, Op::Unlink] {
         let whole = trace(&image, &[op, Op::Sync, Op::Create, Op::Mkdir, Op::Sync]);
         let note = |text: &str| {
@@ -710,7 +743,7 @@ fn a_missing_fence_or_write_back_is_noticed() {
             whole
                 .events
                 .iter()
-                .position(|event| *event == note)
+                .position(|(event, _)| *event == note)
                 .expect("the note")
         };
         let (begin, end) = (note("begin 0"), note("done"));
@@ -718,9 +751,13 @@ fn a_missing_fence_or_write_back_is_noticed() {
         let write_back = |event: &Event| matches!(event, Event::WriteBack { .. });
         let events = || whole.events.iter().enumerate().skip(begin);
         let candidates = events()
-            .filter(|(at, event)| fence(event) && *at < end)
-            .chain(events().filter(|(_, event)| write_back(event)).step_by(5));
-        for (index, event) in candidates {
+            .filter(|(at, (event, _))| fence(event) && *at < end)
+            .chain(
+                events()
+                    .filter(|(_, (event, _))| write_back(event))
+                    .step_by(5),
+            );
+        for (index, (event, source)) in candidates {
             let mut events = whole.events.clone();
             events.remove(index);
             let mutant = Trace {
@@ -730,9 +767,19 @@ fn a_missing_fence_or_write_back_is_noticed() {
                 ops: whole.ops.clone(),
             };
             QUIET.set(true);
-            let result = std::panic::catch_unwind(|| Tally::default().explore(&mutant, 60));
+            let result = Tally::default().explore(&mutant, 60);
             QUIET.set(false);
-            let seen = !matches!(result, Ok(Ok(())));
+            let seen = result.is_err();
+            if let Err(why) = result {
+                // The report names the stores that the lack is about.
+                let (_, lack) = why.split_once("lacking: ").expect("a report");
+                println!("{op:?} without {event:?} of {source}: {lack}");
+                let word = match event {
+                    Event::Fence => "no fence followed",
+                    _ => "not written back",
+                };
+                named += u32::from(lack.contains(word) && lack.contains("fs/src/"));
+            }
             if matches!(event, Event::Fence) {
                 fences += 1;
                 seen_fences += u32::from(seen);
@@ -747,6 +794,11 @@ fn a_missing_fence_or_write_back_is_noticed() {
     }
     println!("{seen_fences} of {fences} fences, {seen_write_backs} of {write_backs} write-backs");
     assert!(fences >= 10 && seen_write_backs >= 5);
+    assert_eq!(
+        named,
+        seen_fences + seen_write_backs,
+        "a report does not name the stores"
+    );
     assert_eq!(
         seen_fences, fences,
         "some fence is not needed, or its lack not seen"

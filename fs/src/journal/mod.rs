@@ -204,6 +204,7 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
     ///
     /// # Errors
     /// Media errors.
+    #[cfg_attr(feature = "std", track_caller)]
     pub fn write_home(&self, block: u64, data: &[u8]) -> Result<(), Error> {
         let offset = block
             .checked_mul(u64::from(self.block_size))
@@ -293,6 +294,7 @@ impl<'a, P: Pmem + ?Sized> Log<'a, P> {
     ///
     /// # Errors
     /// Media errors.
+    #[cfg_attr(feature = "std", track_caller)]
     pub fn set_start(&self, sb: &mut Superblock, sequence: u32, start: u32) -> Result<(), Error> {
         sb.s_sequence = sequence.into();
         sb.s_start = start.into();
@@ -531,26 +533,32 @@ impl<P: Pmem> Pmem for View<P> {
         }
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), MediaError> {
         self.pmem.write(offset, data)
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn write_nt(&self, offset: u64, data: &[u8]) -> Result<(), MediaError> {
         self.pmem.write_nt(offset, data)
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn zero(&self, offset: u64, len: u64) -> Result<(), MediaError> {
         self.pmem.zero(offset, len)
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn write_back(&self, offset: u64, len: u64) {
         self.pmem.write_back(offset, len);
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn fence(&self) {
         self.pmem.fence();
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn drain(&self) -> Result<(), MediaError> {
         self.pmem.drain()
     }

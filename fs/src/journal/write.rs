@@ -241,6 +241,7 @@ impl Writer {
         self.log(pmem).set_start(&mut sb, self.sequence, 0)
     }
 
+    #[cfg_attr(feature = "std", track_caller)]
     fn write_at<P: Pmem + ?Sized>(&self, pmem: &P, at: u32, block: &[u8]) -> Result<u32> {
         let log = self.log(pmem);
         pmem.write_nt(log.offset(at)?, block)?;
