@@ -30,6 +30,7 @@ mod allocate;
 pub mod check;
 mod dir;
 pub mod disk;
+pub mod durable;
 pub mod error;
 mod file;
 #[cfg(feature = "std")]

@@ -26,6 +26,7 @@ use super::format::{
     BlockType, CommitHeader, Header, MAGIC, RevokeHeader, Superblock, Tag, incompat, tag,
 };
 use super::{JournalMap, Log};
+use crate::durable::{InFlight, publish};
 use crate::error::{Error, Result};
 use crate::pmem::Pmem;
 use crate::types::Timestamp;
@@ -196,9 +197,10 @@ impl Writer {
         for part in transaction.revoked.chunks(self.revokes_per_block().max(1)) {
             at = self.write_at(pmem, at, self.fill_revoke(&mut block, part))?;
         }
-        pmem.barrier()?;
-        at = self.write_at(pmem, at, self.fill_commit(&mut block, now))?;
-        pmem.barrier()?;
+        let contents = InFlight::until_now().fence(pmem)?;
+        let home = self.log(pmem).offset(at)?;
+        publish(pmem, home, self.fill_commit(&mut block, now), &contents)?.fence(pmem)?;
+        at = self.after(at);
         self.scratch = block;
         self.head = at;
         self.free = self.free.saturating_sub(needed as u32);
@@ -245,12 +247,17 @@ impl Writer {
     fn write_at<P: Pmem + ?Sized>(&self, pmem: &P, at: u32, block: &[u8]) -> Result<u32> {
         let log = self.log(pmem);
         pmem.write_nt(log.offset(at)?, block)?;
+        Ok(self.after(at))
+    }
+
+    /// The journal block that follows one.
+    fn after(&self, at: u32) -> u32 {
         let next = at.saturating_add(1);
-        Ok(if next >= self.end {
+        if next >= self.end {
             self.sb.s_first.get()
         } else {
             next
-        })
+        }
     }
 
     /// Writes a descriptor block and the data blocks behind it.

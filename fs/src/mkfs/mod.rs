@@ -36,6 +36,7 @@ use crate::disk::superblock::{
     CHECKSUM_CRC32C, EXT4_MAGIC, FLAG_SIGNED_HASH, GOOD_OLD_FIRST_INO, REV_DYNAMIC, STATE_VALID,
     SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, SuperBlock,
 };
+use crate::durable::{InFlight, publish};
 use crate::error::{Error, Result};
 use crate::journal;
 use crate::pmem::Pmem;
@@ -312,11 +313,10 @@ impl<'a, P: Pmem + ?Sized> Maker<'a, P> {
             self.pmem
                 .write_nt(self.offset(self.geometry.group_start(group)), sb.as_bytes())?;
         }
-        self.pmem.fence();
+        let rest = InFlight::until_now().fence(self.pmem)?;
         sb.s_block_group_nr = 0.into();
         sb.s_checksum = sb.checksum().into();
-        self.pmem.write_nt(SUPERBLOCK_OFFSET, sb.as_bytes())?;
-        self.pmem.fence();
+        publish(self.pmem, SUPERBLOCK_OFFSET, sb.as_bytes(), &rest)?.fence(self.pmem)?;
         Ok(())
     }
 
