@@ -71,6 +71,8 @@ const STRICTER: &[(&str, &str)] = &[
     // Linux does not mount it, or not with quotas.
     ("", "of the journal superblock"),
     ("quota", "header of a quota file"),
+    // Two ways to one node: e2fsck goes both, Linux finds records of other IDs.
+    ("quota", "tree of a quota file"),
     // e2fsck takes tables of uninitialised groups as in use wherever they are;
     // Linux would hand their blocks out.
     ("uninit", "blocks in use that are marked free"),

@@ -303,6 +303,10 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             at = next;
             position = position.saturating_add(1);
             if is_root && position == 2 {
+                // The tree hides in the room of `..`.
+                if at != room {
+                    self.problem(place, "`..` does not cover the root of the hash tree");
+                }
                 return;
             }
         }

@@ -226,6 +226,9 @@ impl<P: Pmem + ?Sized> Checker<'_, P> {
             self.problem(place, "blocks that stand in another place of their cluster");
         }
         if ino == JOURNAL_INO {
+            if !size.is_multiple_of(self.geo.block_size.into()) {
+                self.problem(place, "a journal of a size that is no number of blocks");
+            }
             for piece in &blocks.pieces {
                 self.journal.push(piece.block, piece.len as u32);
             }
