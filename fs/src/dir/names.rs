@@ -277,11 +277,14 @@ pub(crate) struct Names {
     /// The directory in which names were looked for last without an index (the
     /// upper half), and how often.
     missed: AtomicU64,
-    /// One whose names cannot be indexed as it is.
-    refused: u32,
+    /// Those whose names cannot be indexed as they are, the latest that were
+    /// tried; 0 is none.
+    refused: [u32; REFUSED],
     pub seed: u32,
 }
 
+/// Directories without an index that are remembered.
+const REFUSED: usize = 8;
 /// Look-ups in a directory before its index is worth making.
 const MISSES: u32 = 4;
 
@@ -300,7 +303,7 @@ impl Names {
             self.warm = (ino, 0);
         }
         self.warm.1 = self.warm.1.saturating_add(1);
-        ino != self.refused && Self::is_worth(blocks, self.warm.1, SMALL_BLOCKS)
+        !self.refused.contains(&ino) && Self::is_worth(blocks, self.warm.1, SMALL_BLOCKS)
     }
 
     /// Whether so many uses of a directory are worth reading it.
@@ -326,7 +329,7 @@ impl Names {
         let missed = self.missed.load(Ordering::Relaxed);
         let (ino, count) = ((missed >> 32) as u32, missed as u32);
         let blocks = count.saturating_mul(BLOCKS_PER_CHANGE).min(MAX_BLOCKS);
-        (count >= MISSES && ino != self.refused).then_some((ino, blocks))
+        (count >= MISSES && !self.refused.contains(&ino)).then_some((ino, blocks))
     }
 
     /// The directory's look-ups are counted anew.
@@ -334,10 +337,15 @@ impl Names {
         self.missed.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that a directory is damaged, or sorted in another way than its
-    /// tree says: it is not tried again until that may have changed.
+    /// Notes that a directory is damaged, sorted in another way than its tree
+    /// says, or too large: it is not tried again until that may have changed.
     pub fn refuse(&mut self, ino: u32) {
-        self.refused = ino;
+        if !self.refused.contains(&ino) {
+            self.refused.rotate_right(1);
+            if let Some(first) = self.refused.first_mut() {
+                *first = ino;
+            }
+        }
     }
 
     /// Adds an index, and lets others go that have been used less.
@@ -347,8 +355,14 @@ impl Names {
         self.trim();
     }
 
-    /// Keeps the memory within its bounds; the first index may go, too.
+    /// Keeps the memory within its bounds; one that is too large
+    /// by itself is not made again.
     pub fn trim(&mut self) {
+        let mut all = self.dirs.iter();
+        if let Some(large) = all.find(|d| d.slots.len() > MAX_SLOTS) {
+            let ino = large.ino;
+            self.refuse(ino);
+        }
         let mut slots = 0_usize;
         self.dirs.retain(|d| {
             slots = slots.saturating_add(d.slots.len());
@@ -359,14 +373,16 @@ impl Names {
     /// The directory is gone, or changed in a way that is not followed.
     pub fn forget(&mut self, ino: u32) {
         self.dirs.retain(|d| d.ino != ino);
-        if self.refused == ino {
-            self.refused = 0;
+        for refused in &mut self.refused {
+            if *refused == ino {
+                *refused = 0;
+            }
         }
     }
 
     pub fn clear(&mut self) {
         self.dirs.clear();
-        self.refused = 0;
+        self.refused = [0; REFUSED];
     }
 }
 
@@ -433,5 +449,25 @@ mod tests {
         assert!(names.sought().is_some());
         names.forget_misses();
         assert_eq!(names.sought(), None);
+    }
+
+    #[test]
+    fn an_index_that_is_too_large_is_not_made_again() {
+        let mut names = Names::default();
+        for ino in [7, 8] {
+            let mut index = NameIndex::new(ino);
+            for n in 0..=MAX_SLOTS as u32 {
+                let name = n.to_le_bytes();
+                index.add(hash(&name, 1), &name, 0, 0);
+            }
+            assert!(names.is_due(ino, 1));
+            names.insert(index);
+        }
+        for ino in [7, 8] {
+            assert!(names.get(ino).is_none() && !names.is_due(ino, 1));
+        }
+        assert!(names.is_due(9, 1));
+        names.forget(8);
+        assert!(names.is_due(8, 1) && !names.is_due(7, 1));
     }
 }
