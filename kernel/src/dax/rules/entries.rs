@@ -70,8 +70,7 @@ pub fn r20_dirty_marks_are_of_pages() -> Outcome {
 pub fn gap_19_idle_small_entries_give_way_to_a_large_one() -> Outcome {
     let rig = Rig::new(1024)?;
     rig.fs.lay_out(0..1024, 512)?;
-    let options = || MapOptions::default().largest(PageSize::Size4K);
-    let small = text(map_with(&rig.file, 0, 4 * MIB, Perms::ReadWrite, options()))?;
+    let small = rig.map_small(0, 4 * MIB)?;
     store(&small, 5 << 12, 1);
     check!(load(&small, 9 << 12) == 9 ^ 0x5a);
     let large = rig.map(Perms::ReadWrite)?;

@@ -161,8 +161,7 @@ pub fn r27_no_leaf_is_larger_than_asked_for() -> Outcome {
     load(&large, 0);
     check!(leaf(&large, 0).is_some_and(|leaf| leaf.size == PageSize::Size2M));
     // Small leaves of a folio that is large, and of one that is not.
-    let options = MapOptions::default().largest(PageSize::Size4K);
-    let small = text(map_with(&rig.file, 0, 4 * MIB, Perms::ReadWrite, options))?;
+    let small = rig.map_small(0, 4 * MIB)?;
     for at in [0, 2 * MIB] {
         store(&small, at + 4096, 7);
         check!(leaf(&small, at + 4096).is_some_and(|leaf| leaf.size == PageSize::Size4K));

@@ -13,14 +13,7 @@ pub fn gap_01_stores_beside_a_hole_survive_a_power_cut() -> Outcome {
     rig.memory.watch();
     let mapping = rig.map(Perms::ReadWrite)?;
     // The first 2 MiB is one large entry, of the second some are small.
-    let options = MapOptions::default().largest(PageSize::Size4K);
-    let small = text(map_with(
-        &rig.file,
-        2 * MIB,
-        2 * MIB,
-        Perms::ReadWrite,
-        options,
-    ))?;
+    let small = rig.map_small(2 * MIB, 2 * MIB)?;
     for block in [100, 299, 301, 511] {
         store(&mapping, block << 12, 1);
     }
@@ -258,16 +251,9 @@ pub fn i2_free_folios_are_all_zero() -> Outcome {
     let rig = Rig::new(1536)?;
     rig.fs.lay_out(0..1536, 512)?;
     let owner = PinOwner::new("i2");
-    let options = MapOptions::default().largest(PageSize::Size4K);
     for round in 0..4u64 {
         let large = rig.map(Perms::ReadWrite)?;
-        let small = text(map_with(
-            &rig.file,
-            0,
-            6 * MIB,
-            Perms::ReadWrite,
-            options.clone(),
-        ))?;
+        let small = rig.map_small(0, 6 * MIB)?;
         for block in (0..1536).step_by(97) {
             store(&large, block << 12, 1);
             load(&small, ((block + round) % 1536) << 12);

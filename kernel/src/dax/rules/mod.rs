@@ -362,6 +362,12 @@ impl Rig {
         text(map(&self.file, 0, self.fs.size(), perms))
     }
 
+    /// Maps bytes `offset..offset + len` to be stored to, by leaves of 4 KiB.
+    fn map_small(&self, offset: u64, len: u64) -> Result<Mapping, String> {
+        let options = MapOptions::default().largest(PageSize::Size4K);
+        text(map_with(&self.file, offset, len, Perms::ReadWrite, options))
+    }
+
     /// The first byte of a block after a power cut.
     fn after_cut(&self, block: u64) -> Result<u8, String> {
         match text(self.fs.extent(block, 1))?.kind {

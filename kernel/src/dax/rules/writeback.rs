@@ -59,14 +59,7 @@ pub fn r30_sync_of_a_part_leaves_the_rest_dirty() -> Outcome {
     text(rig.file.sync(0..1024))?;
     check!(flushed() == 4096 + 2 * MIB, "{}", flushed());
     // Small leaves one by one.
-    let options = MapOptions::default().largest(PageSize::Size4K);
-    let small = text(map_with(
-        &rig.file,
-        2 * MIB,
-        2 * MIB,
-        Perms::ReadWrite,
-        options,
-    ))?;
+    let small = rig.map_small(2 * MIB, 2 * MIB)?;
     for block in 0..4 {
         store(&small, block << 12, 1);
     }

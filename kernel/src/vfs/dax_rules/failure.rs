@@ -42,12 +42,8 @@ impl Lost for Listener {
 
 pub fn r39_a_lost_page_leaves_its_mappings() -> Outcome {
     let rig = Rig::new(12)?;
-    let Some((file, first)) = large_file(&rig)? else {
-        return Err("no 2 MiB folio in a 16 MiB file system".into());
-    };
-    let mapping = file.map(0..6 << 20, Perms::ReadWrite).map_err(text)?;
-    mapping.populate(true).map_err(text)?;
-    let dax = file.node().dax_file().map_err(text)?;
+    let (file, first) = large_file(&rig)?;
+    let (mapping, dax) = populated(&file)?;
     let heard = Arc::new(Listener(SpinLock::new(Vec::new())));
     let listener: Arc<dyn Lost> = heard.clone();
     dax.on_loss(&listener);
@@ -174,12 +170,8 @@ pub fn r41_a_lost_page_is_an_error_until_it_is_rewritten() -> Outcome {
 /// goes on, by leaves and by call.
 pub fn gap_04_a_loss_is_one_page_of_a_large_folio() -> Outcome {
     let rig = Rig::new(12)?;
-    let Some((file, first)) = large_file(&rig)? else {
-        return Err("no 2 MiB folio in a 16 MiB file system".into());
-    };
-    let mapping = file.map(0..6 << 20, Perms::ReadWrite).map_err(text)?;
-    mapping.populate(true).map_err(text)?;
-    let dax = file.node().dax_file().map_err(text)?;
+    let (file, first) = large_file(&rig)?;
+    let (mapping, dax) = populated(&file)?;
     let folio = dax.folio_at(first << 12).ok_or("no folio")?.id;
     check!(folio.size == quire_arch::PageSize::Size2M);
     let bad = 300;

@@ -17,7 +17,7 @@ use quire_fs::mkfs::{MkfsOptions, mkfs};
 use crate::app::dma::{FolioId, PinOwner, Pinned, Revoke, Term};
 use crate::check;
 use crate::dax::failure::Lost;
-use crate::dax::{self, Perms, Wait};
+use crate::dax::{self, Mapping, Perms, Wait};
 use crate::error::{Error, Result as KernelResult};
 use crate::memmap::Pgmap;
 use crate::mm::{frame, space};
@@ -214,19 +214,26 @@ fn pin(file: &File, blocks: Range<u64>, owner: &PinOwner) -> Result<Pinned, Stri
     .map_err(text)
 }
 
-/// Blocks of a 2 MiB folio, if the file has one.
-fn large_file(rig: &Rig) -> Result<Option<(File, u64)>, String> {
+/// A file of 6 MiB, and the first block of a 2 MiB folio in it.
+fn large_file(rig: &Rig) -> Result<(File, u64), String> {
     let file = rig.open("/m/large")?;
     file.allocate(Allocate::Extend, 0, 6 << 20).map_err(text)?;
-    let mapping = file.map(0..6 << 20, Perms::ReadWrite).map_err(text)?;
-    mapping.populate(true).map_err(text)?;
-    let dax = file.node().dax_file().map_err(text)?;
+    let (mapping, dax) = populated(&file)?;
     let large = (0..3u64).find(|nth| {
         dax.folio_at(nth << 21)
             .is_some_and(|folio| folio.id.size == quire_arch::PageSize::Size2M)
     });
     drop(mapping);
-    Ok(large.map(|nth| (file, nth * 512)))
+    let nth = large.ok_or("no 2 MiB folio in a 16 MiB file system")?;
+    Ok((file, nth * 512))
+}
+
+/// All of a large file mapped, with every leaf made.
+fn populated(file: &File) -> Result<(Mapping, Arc<dax::File>), String> {
+    let mapping = file.map(0..6 << 20, Perms::ReadWrite).map_err(text)?;
+    mapping.populate(true).map_err(text)?;
+    let dax = file.node().dax_file().map_err(text)?;
+    Ok((mapping, dax))
 }
 
 impl core::ops::Deref for Rig {
