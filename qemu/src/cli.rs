@@ -258,6 +258,9 @@ pub struct BenchArgs {
     /// Compare with this Linux
     #[arg(long, value_name = "VERSION", default_value = "7.2")]
     pub linux: String,
+    /// Measure how costs grow with CPUs, device and directory, as curves
+    #[arg(long, conflicts_with_all = ["filters", "check"])]
+    pub scale: bool,
     /// Take the figures from what --json has kept, and measure nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["filters", "json"])]
     pub from: Option<PathBuf>,

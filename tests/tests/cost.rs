@@ -4,7 +4,7 @@
 use quire_tests::{Arch, Lab};
 
 /// From each path: reading, overwriting, appending, syncing, faults of both
-/// sizes, unmapping, names.
+/// sizes, unmapping, names; and the start.
 const OPERATIONS: &[&str] = &[
     "pread_4k_seq",
     "pwrite_4k_fdatasync",
@@ -16,6 +16,8 @@ const OPERATIONS: &[&str] = &[
     "stat",
     "create_unlink",
     "rename",
+    "boot_to_mount_1g",
+    "boot_to_mount_1t",
 ];
 
 #[test]

@@ -14,7 +14,8 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use quire_fs::mkfs::{Geometry, MkfsOptions, mkfs};
+pub use quire_fs::mkfs::MkfsOptions;
+use quire_fs::mkfs::{Geometry, mkfs};
 
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;

@@ -10,6 +10,7 @@ pub use crate::mm::MemStats;
 pub use crate::profile::{self, Profile, Profiler};
 pub use crate::sched::cpu_count;
 pub use crate::selftest::{Test, matching as selftests, set_stress};
+pub use crate::sync::{Contention, contention};
 pub use quire_arch::platform::Features;
 
 use crate::sched;

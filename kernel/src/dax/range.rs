@@ -17,6 +17,7 @@
 //! "next entry" to go on with. A thread that would wait for itself panics.
 
 use crate::sync::atomic::model::{AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::contention::waited;
 use crate::sync::{Mutex, WaitQueue};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -192,6 +193,7 @@ impl<E: EntryLocks> RangeLocks<E> {
                 // Not with the entries locked: the range's holder waits for
                 // that.
                 drop(guard);
+                waited();
                 self.released.wait_until(|| !self.conflict(&need, thread));
                 continue;
             }
@@ -206,6 +208,7 @@ impl<E: EntryLocks> RangeLocks<E> {
         if lock.holder() == thread {
             waits_for_itself(chunk, chunk);
         }
+        waited();
         self.released.wait_until(|| lock.try_lock(thread));
     }
 

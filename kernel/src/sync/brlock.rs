@@ -12,6 +12,7 @@
 //! lock for reading twice. Never from an interrupt handler.
 
 use super::atomic::model::{AtomicBool, AtomicUsize, Ordering};
+use super::contention::waited;
 use super::{Mutex, MutexGuard, WaitQueue, assert_may_block};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -148,6 +149,7 @@ impl<T> BrLock<T> {
     #[track_caller]
     fn read_slowly(&self) -> BrReadGuard<'_, T> {
         assert_may_block("taking a lock for reading");
+        waited();
         loop {
             // The writer may have seen the count that was raised in vain.
             self.queue.wake_all();
@@ -165,6 +167,7 @@ impl<T> BrLock<T> {
         self.readers.close();
         for count in 0..COUNTS {
             if !self.readers.is_empty(count) {
+                waited();
                 self.queue.wait_until(|| self.readers.is_empty(count));
             }
         }

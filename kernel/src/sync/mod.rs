@@ -19,12 +19,14 @@
 
 pub mod atomic;
 pub(crate) mod brlock;
+pub(crate) mod contention;
 mod mutex;
 mod rwlock;
 mod spinlock;
 mod waitqueue;
 
 pub use brlock::{BrLock, BrReadGuard, BrWriteGuard};
+pub use contention::{Contention, contention};
 pub use mutex::{Mutex, MutexGuard, RawBlockingMutex};
 pub use rwlock::{RawBlockingRwLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use spin::{LazyLock as Lazy, Once};

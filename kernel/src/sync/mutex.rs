@@ -3,6 +3,7 @@
 //! Uncontended, locking is one compare-exchange and unlocking one exchange.
 //! Never from an interrupt handler.
 
+use super::contention::waited;
 use super::{WaitQueue, assert_may_block};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +38,7 @@ unsafe impl lock_api::RawMutex for RawBlockingMutex {
             Some(guard) => guard,
             None => {
                 assert_may_block("taking a mutex");
+                waited();
                 self.queue.wait_for(|| self.try_lock())
             }
         }

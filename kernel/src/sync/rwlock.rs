@@ -4,6 +4,7 @@
 //! hence a thread must not take the lock for reading twice. Never from an
 //! interrupt handler.
 
+use super::contention::waited;
 use super::{WaitQueue, assert_may_block};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -71,6 +72,7 @@ unsafe impl lock_api::RawRwLock for RawBlockingRwLock {
     fn lock_shared(&self) -> Self::SharedGuard {
         if self.writers.load(Ordering::Relaxed) != 0 || !self.try_read() {
             assert_may_block("taking a lock for reading");
+            waited();
             self.queue
                 .wait_until(|| self.writers.load(Ordering::Acquire) == 0 && self.try_read());
         }
@@ -94,6 +96,7 @@ unsafe impl lock_api::RawRwLock for RawBlockingRwLock {
     fn lock_exclusive(&self) -> Self::ExclusiveGuard {
         if !self.try_write() {
             assert_may_block("taking a lock for writing");
+            waited();
             self.writers.fetch_add(1, Ordering::AcqRel);
             self.queue.wait_until(|| self.try_write());
             // Readers that were kept out look again when this writer lets go

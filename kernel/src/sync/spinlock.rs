@@ -95,6 +95,7 @@ unsafe impl lock_api::RawMutex for RawSpinLock {
 impl RawSpinLock {
     #[cold]
     fn lock_contended(&self) {
+        super::contention::spun();
         let mut polls: u64 = 0;
         loop {
             while self.locked.load(Ordering::Relaxed) {

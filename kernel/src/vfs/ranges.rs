@@ -26,6 +26,7 @@
 use core::ops::Range;
 
 use crate::sync::atomic::model::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::contention::waited;
 use crate::sync::{Mutex, WaitQueue};
 
 const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -171,6 +172,7 @@ impl Ranges {
 
     #[cold]
     fn access_slowly(&self, range: Range<u64>, write: bool) -> Access<'_> {
+        waited();
         let _turn = self.turn.lock();
         let slot = self
             .released

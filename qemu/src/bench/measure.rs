@@ -20,11 +20,20 @@ const SIZE: &str = "8G";
 const MEMORY: &str = "4G";
 /// Seconds that a measuring guest may take.
 const TIMEOUT: &str = "3600";
-/// From the loader's hand-over to the mounted file system.
-const BOOT: &str = "boot_to_mount";
+/// From the loader's hand-over to the mounted file system, of these sizes.
+const BOOTS: [(&str, &str); 3] = [
+    ("boot_to_mount", SIZE),
+    ("boot_to_mount_1g", "1G"),
+    ("boot_to_mount_1t", "1T"),
+];
+
+/// How the guests count instructions.
+pub(super) const COUNTED: &[&str] = &["--icount", "--memory", MEMORY];
+/// A new file system, mounted where `bench` looks for it.
+pub(super) const FORMAT: &str = "mount=pmem0:/pmem0:rw:format";
 
 /// A guest that can be started as often as needed.
-struct Guest<'a> {
+pub(super) struct Guest<'a> {
     workspace: &'a Workspace,
     arch: Arch,
     dir: PathBuf,
@@ -32,19 +41,40 @@ struct Guest<'a> {
 }
 
 /// What a start has given.
-struct Output {
-    stdout: String,
+pub(super) struct Output {
+    pub stdout: String,
     log: String,
     status: Option<i32>,
 }
 
-impl Guest<'_> {
-    fn start(&self, nvdimm: &Path, size: &str, mount: &str, commands: &str) -> Result<Output> {
+impl<'a> Guest<'a> {
+    pub fn new(workspace: &'a Workspace, arch: Arch, yes: bool) -> Result<Self> {
+        let dir = workspace.state.join("bench");
+        std::fs::create_dir_all(&dir).context(|| format!("cannot create {}", dir.display()))?;
+        Ok(Self {
+            workspace,
+            arch,
+            dir,
+            yes,
+        })
+    }
+
+    /// Starts with an NVDIMM that is there or is made, and runs commands.
+    pub fn start(
+        &self,
+        options: &[&str],
+        nvdimm: &Path,
+        size: &str,
+        append: &str,
+        commands: &str,
+    ) -> Result<Output> {
         let program = std::env::current_exe().context(|| "cannot find this program")?;
         let mut command = Command::new(program);
         command
-            .args(["--arch", self.arch.name(), "--icount", "--memory", MEMORY])
-            .args(["--timeout", TIMEOUT, "--append", mount, "--exec", commands])
+            .args(["--arch", self.arch.name()])
+            .args(options)
+            .args(["--timeout", TIMEOUT, "--append", append])
+            .args(["--exec", commands])
             .arg("--nvdimm")
             .arg(format!("{},size={size}", nvdimm.display()))
             .env("QUIRE_STATE", &self.workspace.state)
@@ -89,7 +119,7 @@ impl Guest<'_> {
     /// Runs commands on a new file system.
     fn on_new(&self, commands: &str) -> Result<Output> {
         let nvdimm = self.nvdimm();
-        let output = self.start(&nvdimm, SIZE, "mount=pmem0:/pmem0:rw:format", commands);
+        let output = self.start(COUNTED, &nvdimm, SIZE, FORMAT, commands);
         let _ = std::fs::remove_file(&nvdimm);
         output
     }
@@ -98,8 +128,8 @@ impl Guest<'_> {
     fn boot(&self, size: &str) -> Result<u64> {
         let nvdimm = self.nvdimm();
         let mut log = String::new();
-        for mount in ["mount=pmem0:/pmem0:rw:format", "mount=pmem0:/pmem0:rw"] {
-            let output = self.start(&nvdimm, size, mount, "sync")?;
+        for mount in [FORMAT, "mount=pmem0:/pmem0:rw"] {
+            let output = self.start(COUNTED, &nvdimm, size, mount, "sync")?;
             succeeded(&output)?;
             log = output.log;
         }
@@ -109,7 +139,7 @@ impl Guest<'_> {
 
     /// A file that is not there: what a killed run left behind would be taken
     /// as it is.
-    fn nvdimm(&self) -> PathBuf {
+    pub fn nvdimm(&self) -> PathBuf {
         let path = self.dir.join(format!("bench-{}.img", self.arch.name()));
         let _ = std::fs::remove_file(&path);
         path
@@ -117,7 +147,7 @@ impl Guest<'_> {
 }
 
 /// Why a start has failed, unless it has not.
-fn succeeded(output: &Output) -> Result<()> {
+pub(super) fn succeeded(output: &Output) -> Result<()> {
     if output.status == Some(0) {
         return Ok(());
     }
@@ -152,32 +182,32 @@ pub fn order() -> Vec<String> {
 
 /// Measures one architecture. With filters, only those operations.
 pub fn measure(workspace: &Workspace, arch: Arch, filters: &[String], yes: bool) -> Result<Run> {
-    let dir = workspace.state.join("bench");
-    std::fs::create_dir_all(&dir).context(|| format!("cannot create {}", dir.display()))?;
-    let guest = Guest {
-        workspace,
-        arch,
-        dir,
-        yes,
-    };
-    let words: Vec<String> = filters.iter().map(|word| format!("'{word}'")).collect();
-    let output = guest.on_new(&format!("bench {}", words.join(" ")))?;
-    let (mut ops, failed) = parse(&output.stdout)?;
-    for line in &failed {
-        eprintln!("quire: {}: not measured: {line}", arch.name());
+    let guest = Guest::new(workspace, arch, yes)?;
+    let (boots, calls): (Vec<&String>, Vec<&String>) = filters
+        .iter()
+        .partition(|word| word.starts_with(BOOTS[0].0));
+    let mut ops = BTreeMap::new();
+    if boots.is_empty() || !calls.is_empty() {
+        let words: Vec<String> = calls.iter().map(|word| format!("'{word}'")).collect();
+        let output = guest.on_new(&format!("bench {}", words.join(" ")))?;
+        let (figures, failed) = parse(&output.stdout)?;
+        ops = figures;
+        for line in &failed {
+            eprintln!("quire: {}: not measured: {line}", arch.name());
+        }
+        // Status 1 is an operation that could not be measured, which was said.
+        if output.status != Some(1) || failed.is_empty() {
+            succeeded(&output)?;
+        }
     }
-    // Status 1 is an operation that could not be measured, which was said.
-    if output.status != Some(1) || failed.is_empty() {
-        succeeded(&output)?;
-    }
-    if filters.is_empty() {
-        for (suffix, size) in [("", SIZE), ("_1g", "1G"), ("_1t", "1T")] {
+    for (op, size) in BOOTS {
+        if filters.is_empty() || boots.iter().any(|word| *word == op) {
             let figure = Figure {
                 ns: guest.boot(size)?,
                 n: 1,
                 limit: None,
             };
-            ops.insert(format!("{BOOT}{suffix}"), figure);
+            ops.insert(op.into(), figure);
         }
     }
     if ops.is_empty() {
@@ -195,7 +225,7 @@ pub fn measure(workspace: &Workspace, arch: Arch, filters: &[String], yes: bool)
 }
 
 /// Everything that a figure depends on.
-fn versions(workspace: &Workspace, arch: Arch) -> BTreeMap<String, String> {
+pub(super) fn versions(workspace: &Workspace, arch: Arch) -> BTreeMap<String, String> {
     let first_line = |program: &Path, arguments: &[&str]| {
         let output = Command::new(program)
             .args(arguments)
@@ -226,7 +256,7 @@ fn compiler(workspace: &Workspace) -> String {
     String::from_utf8_lossy(&text).trim().to_string()
 }
 
-fn today() -> String {
+pub(super) fn today() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seconds = now.map_or(0, |time| time.as_secs() as i64);
     let time = quire::vfs::Time {

@@ -20,6 +20,8 @@
 //! | [`trunc`] | truncation and allocation |
 //! | [`meta`] | names: open, stat, create, rename, remove, list |
 //! | [`limit`] | what each of them needs at least |
+//! | [`scale`] | the same by several threads |
+//! | [`size`] | what grows with a device, or with a directory |
 //!
 //! # Rules
 //!
@@ -39,6 +41,7 @@ mod meta;
 mod rw;
 mod sample;
 pub mod scale;
+pub mod size;
 mod touch;
 mod trunc;
 

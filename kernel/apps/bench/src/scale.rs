@@ -1,8 +1,9 @@
 //! Scaling: the same work by 1, 2 and 4 threads, on as many CPUs.
 //!
 //! Every thread does a fixed number of operations; what is told is how long
-//! they took together, from when all were ready to when the last one ended.
-//! A curve is flat per thread where threads share nothing.
+//! they took together, from when all were ready to when the last one ended, in
+//! the best of a few rounds, and how often a lock was not free. The first says
+//! something where as many CPUs are really there; the second always.
 
 use crate::touch::spot;
 use crate::{KIB, MIB};
@@ -11,9 +12,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use quire::app::fs::{File, MapOptions, Mapping, OpenOptions, PageSize, Perms, Vfs};
+use quire::app::system::{Contention, contention, cpu_count};
 use quire::app::{thread, time};
 use quire::error::{Error, Result};
-use quire::sched::cpu_count;
 
 /// What one number of threads has come to.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Curve {
     pub ops: u64,
     /// How long they took, in nanoseconds; under `-icount`, instructions.
     pub ns: u64,
+    /// Locks that were not free when they were wanted.
+    pub contention: Contention,
 }
 
 /// What all threads of a run work on.
@@ -48,27 +51,27 @@ struct Work {
 const WORKS: &[Work] = &[
     Work {
         op: "scale_read_one_file",
-        ops: 20_000,
+        ops: 60_000,
         run: read_one_file,
     },
     Work {
         op: "scale_write_own_file",
-        ops: 10_000,
+        ops: 30_000,
         run: write_own_file,
     },
     Work {
         op: "scale_write_one_file",
-        ops: 10_000,
+        ops: 30_000,
         run: write_one_file,
     },
     Work {
         op: "scale_stat",
-        ops: 20_000,
+        ops: 60_000,
         run: stat,
     },
     Work {
         op: "scale_open_close",
-        ops: 10_000,
+        ops: 30_000,
         run: open_close,
     },
     Work {
@@ -84,6 +87,8 @@ const WORKS: &[Work] = &[
 ];
 
 const THREADS: [u64; 3] = [1, 2, 4];
+/// The shortest of so many counts: the machine may have had other work.
+const ROUNDS: u32 = 3;
 const SIZE: u64 = 16 * MIB;
 const BLOCK: u64 = 4 * KIB;
 
@@ -220,6 +225,7 @@ fn measure(work: &'static Work, dir: &[u8], threads: u64) -> Result<Curve> {
         drop(filled(vfs, &own(&shared, n), MIB)?);
     }
     vfs.sync()?;
+    let before = contention();
     let ready = Arc::new(AtomicUsize::new(0));
     let mut workers = Vec::new();
     for n in 0..threads {
@@ -242,6 +248,7 @@ fn measure(work: &'static Work, dir: &[u8], threads: u64) -> Result<Curve> {
         first = first.min(start);
         last = last.max(end);
     }
+    let contention = contention().since(before);
     drop(shared);
     clean(vfs, dir);
     result?;
@@ -252,7 +259,20 @@ fn measure(work: &'static Work, dir: &[u8], threads: u64) -> Result<Curve> {
         threads,
         ops: work.ops * threads,
         ns: time::ticks_to_ns(last.saturating_sub(first)),
+        contention,
     })
+}
+
+/// The shortest of a few rounds, or the first error.
+fn best(mut round: impl FnMut() -> Result<Curve>) -> Result<Curve> {
+    let mut best = round()?;
+    for _ in 1..ROUNDS {
+        let next = round()?;
+        if next.ns < best.ns {
+            best = next;
+        }
+    }
+    Ok(best)
 }
 
 /// Runs each kind of work whose name contains `filter` with 1, 2 and 4 threads,
@@ -265,7 +285,7 @@ pub fn run(dir: &[u8], filter: &str, report: &mut dyn FnMut(&str, u64, Result<Cu
             if threads > cpu_count() as u64 {
                 break;
             }
-            let curve = measure(work, &dir, threads);
+            let curve = best(|| measure(work, &dir, threads));
             good &= curve.is_ok();
             report(work.op, threads, curve);
         }

@@ -1,10 +1,12 @@
 //! Measuring: what the kernel's calls cost.
 
 use alloc::vec::Vec;
-use quire_bench::{Filter, Report, Summary};
+use quire::app::fs::Vfs;
+use quire_bench::size::Value;
+use quire_bench::{Filter, Report, Summary, size};
 
 use super::Entry;
-use crate::env::{Context, Failure, Outcome, shown};
+use crate::env::{Context, Failure, Outcome, What, shown, usage};
 use crate::json;
 use crate::options::{flag, valued};
 use crate::out;
@@ -15,8 +17,8 @@ const DIR: &[u8] = b"/pmem0";
 pub(super) const COMMANDS: &[Entry] = &[Entry {
     name: "bench",
     area: "tests",
-    usage: "[--list] [-d DIR] [FILTER... | scale[_NAME]]",
-    help: "measure operations, by name or a part of it, or how they scale; JSON lines",
+    usage: "[--list] [-d DIR] [FILTER... | scale[_NAME] | size DEV | names]",
+    help: "measure operations, by name or a part of it, or how they scale with threads, a new file system with its device, a directory with its names; JSON lines",
     options: Some(&[
         flag(0, "list", "name them only"),
         valued(
@@ -39,6 +41,15 @@ fn bench(ctx: &mut Context) -> Outcome {
         let filter = shown(word);
         return scale(ctx, &filter);
     }
+    match &ctx.args.operands[..] {
+        [word, device] if word == b"size" => {
+            let device = shown(device);
+            return sizes(ctx, |vfs, dir, sink| size::device(vfs, &device, dir, sink));
+        }
+        [word] if word == b"size" => return usage("size needs the device to make it on"),
+        [word] if word == b"names" => return sizes(ctx, size::names),
+        _ => {}
+    }
     let words = ctx.args.operands.iter().map(|word| shown(word));
     let filter = Filter::new(words.collect());
     if ctx.args.has_long("list") {
@@ -60,6 +71,28 @@ fn bench(ctx: &mut Context) -> Outcome {
     }
 }
 
+/// How what grows does: a line for each step and size.
+fn sizes(
+    ctx: &mut Context,
+    measure: impl FnOnce(&Vfs, &[u8], &mut size::Sink) -> quire::error::Result<()>,
+) -> Outcome {
+    let dir = ctx.path(ctx.args.value(b'd').unwrap_or(DIR));
+    let vfs = ctx.env.vfs;
+    measure(vfs, &dir, &mut |op, at, value| {
+        let line = json::object(|j| {
+            j.string("op", op);
+            j.number("at", at);
+            match value {
+                Value::Ns(ns) => j.number("ns", ns),
+                Value::Bytes(bytes) => j.number("bytes", bytes),
+            }
+        });
+        ctx.print(line.as_bytes());
+        ctx.flush();
+    })
+    .what(&dir)
+}
+
 /// How the same work by 1, 2 and 4 threads goes.
 fn scale(ctx: &mut Context, filter: &str) -> Outcome {
     let dir = ctx.path(ctx.args.value(b'd').unwrap_or(DIR));
@@ -76,6 +109,8 @@ fn scale(ctx: &mut Context, filter: &str) -> Outcome {
                     let rate = second / u128::from(curve.ns.max(1));
                     j.number("ops_per_s", u64::try_from(rate).unwrap_or(u64::MAX));
                     j.number("ns_per_op", curve.ns * threads / curve.ops.max(1));
+                    j.number("spun", curve.contention.spun);
+                    j.number("waited", curve.contention.waited);
                 }
                 Err(error) => j.string("error", alloc::format!("{error}")),
             }

@@ -659,6 +659,8 @@ fn mem(ctx: &mut Context) -> Outcome {
     let rows = [
         ("total", stats.total),
         ("free", stats.free),
+        ("fixed", stats.fixed),
+        ("used", stats.fixed + stats.total.saturating_sub(stats.free)),
         ("slab_used", stats.slab_used),
         ("slab_total", stats.slab_total),
         ("heap_pages", stats.heap_pages),
