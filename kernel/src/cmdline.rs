@@ -12,6 +12,17 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+/// A number of bytes, perhaps with a unit: `64M`.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// A word of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
@@ -140,6 +151,16 @@ pub fn quote(value: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096"), Some(4096));
+        assert_eq!(parse_size("64M"), Some(64 << 20));
+        assert_eq!(parse_size("2g"), Some(2 << 30));
+        for bad in ["", "M", "1T", "-1", "1.5M", "99999999999G"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn words_flags_and_the_applications_part() {

@@ -42,13 +42,25 @@ fn aarch64_starts_four_cpus() {
     four_cpus(Arch::Aarch64);
 }
 
+/// In 64 MiB, all of which the kernel's image and page tables are a part. The
+/// machine has more, because its firmware alone takes that much on aarch64.
 fn selftest(arch: Arch) {
     let output = Lab::new("selftest")
         .quire(arch)
-        .args(["--no-pmem"])
-        .exec("selftest")
+        .args(["--no-pmem", "--append", "mem=64M"])
+        .exec("mem --json; selftest; mem --json")
         .ok();
     let text = output.text();
+    let memory = |line: Option<&str>| -> serde_json::Value {
+        serde_json::from_str(line.unwrap_or_default()).expect("what `mem` says")
+    };
+    for line in [text.lines().next(), text.lines().last()] {
+        let memory = memory(line);
+        let all = memory["total"].as_u64().unwrap_or(0) + memory["fixed"].as_u64().unwrap_or(0);
+        assert!(all > 0 && all <= 64 << 20, "{memory}");
+    }
+    let text = text.trim_end();
+    let text = text.rsplit_once('\n').expect("lines").0;
     let last = text.lines().last().unwrap_or_default();
     assert!(last.ends_with(" passed, 0 failed"), "{text}");
     assert!(!last.starts_with("0 passed"), "{text}");
@@ -62,6 +74,30 @@ fn x86_64_passes_its_own_tests() {
 #[test]
 fn aarch64_passes_its_own_tests() {
     selftest(Arch::Aarch64);
+}
+
+/// With a file system mounted, and nothing to do.
+fn idle_memory(arch: Arch) {
+    let output = Lab::new("idle")
+        .quire(arch)
+        .own_state()
+        .exec("ls /pmem0; mem --json")
+        .ok();
+    let text = output.text();
+    let memory: serde_json::Value =
+        serde_json::from_str(text.lines().last().unwrap_or_default()).expect("what `mem` says");
+    let used = memory["used"].as_u64().expect("a number");
+    assert!(used > 1 << 20 && used < 8 << 20, "{memory}");
+}
+
+#[test]
+fn x86_64_uses_little_memory_when_idle() {
+    idle_memory(Arch::X86_64);
+}
+
+#[test]
+fn aarch64_uses_little_memory_when_idle() {
+    idle_memory(Arch::Aarch64);
 }
 
 /// Threads on several CPUs, one of them with more threads than it has CPUs to

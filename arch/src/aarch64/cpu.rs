@@ -16,6 +16,12 @@ use super::boot::MpInfo;
 use super::midr::Midr;
 use super::percpu;
 pub use super::percpu::MAX_CPUS;
+
+/// The kernel's own memory that nobody uses when no CPU from number `cpus` on
+/// is ever started: none here.
+pub fn spare_memory(_cpus: usize) -> core::ops::Range<crate::VirtAddr> {
+    crate::VirtAddr(0)..crate::VirtAddr(0)
+}
 use super::{descriptor, sgi, time, trap};
 pub use crate::platform::Features;
 

@@ -9,6 +9,12 @@ pub use crate::platform::Features;
 /// CPUs that can be started.
 pub const MAX_CPUS: usize = 256;
 
+/// The kernel's own memory that nobody uses when no CPU from number `cpus` on
+/// is ever started: none here.
+pub fn spare_memory(_cpus: usize) -> core::ops::Range<crate::VirtAddr> {
+    crate::VirtAddr(0)..crate::VirtAddr(0)
+}
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 std::thread_local! {

@@ -10,7 +10,7 @@ use super::boot::MpInfo;
 use super::{machine_check, paging, percpu, trap};
 pub use crate::platform::Features;
 
-pub use percpu::MAX_CPUS;
+pub use percpu::{MAX_CPUS, spare_memory};
 
 const MAX_FLAGS: usize = 40;
 

@@ -3,6 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use x86_64::PrivilegeLevel;
@@ -40,6 +41,13 @@ unsafe impl Sync for TrapStacks {}
 
 static TRAP_STACKS: [TrapStacks; MAX_CPUS] =
     [const { TrapStacks(UnsafeCell::new([[0; STACK_LEN]; 3])) }; MAX_CPUS];
+
+/// The kernel's own memory that nobody uses when no CPU from number `cpus` on
+/// is ever started: their stacks for traps.
+pub fn spare_memory(cpus: usize) -> Range<VirtAddr> {
+    let spare = TRAP_STACKS.get(cpus..).unwrap_or_default().as_ptr_range();
+    VirtAddr::from_ptr(spare.start)..VirtAddr::from_ptr(spare.end)
+}
 
 /// Does `at` lie in one of the stacks for traps?
 pub fn in_trap_stacks(at: VirtAddr) -> bool {

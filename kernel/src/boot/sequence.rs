@@ -1,7 +1,7 @@
 //! The boot order.
 
 use super::{BootInfo, CMDLINE, INFO};
-use crate::cmdline::Cmdline;
+use crate::cmdline::{Cmdline, parse_size};
 use crate::mm::space::KernelTable;
 use crate::{acpi, console, mm, power, sched, symbols, trap};
 use alloc::string::String;
@@ -148,6 +148,12 @@ extern "C" fn go_on(_: usize) -> ! {
     // SAFETY: every CPU has left the loader's memory or never will; what it
     // handed over has been copied.
     let bytes = unsafe { reclaim(info, cpus, symbols) };
+    if let Some(text) = cmdline.get("mem") {
+        match parse_size(text) {
+            Some(bytes) => mm::limit(bytes),
+            None => log::warn!("cmdline: mem={text} is no size: a number, with K, M or G"),
+        }
+    }
     log::info!("mm: reclaimed={bytes} free={}", mm::stats().free);
 
     match sched::spawn("main", move || run(main)) {
@@ -167,8 +173,8 @@ unsafe fn reclaim(info: &BootInfo, online: usize, keep: Range<PhysAddr>) -> u64 
         log::warn!("mm: the loader's memory is kept: a CPU may still be in it");
         return 0;
     }
-    // SAFETY: all CPUs are up, in our memory.
-    unsafe { mm::reclaim_loader(info, keep) }
+    // SAFETY: all CPUs are up, in our memory; no other is started later.
+    unsafe { mm::reclaim_loader(info, keep) + mm::reclaim_spare(info, online) }
 }
 
 /// Maps device registers for the CPU layer.

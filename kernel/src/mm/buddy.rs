@@ -125,6 +125,28 @@ impl Buddy {
         }
     }
 
+    /// Takes at most so many free frames away for good, small blocks first, so
+    /// that the large ones stay; how many it were.
+    pub fn withdraw(&mut self, most: u64) -> u64 {
+        let mut left = most;
+        for order in 0..=MAX_ORDER {
+            while self.filled & 1 << order != 0 && left >> order > 0 {
+                // Of just this order.
+                if self.alloc(order).is_none() {
+                    break;
+                }
+                left -= 1 << order;
+            }
+        }
+        for order in (0..=MAX_ORDER).rev() {
+            while left >> order > 0 && self.alloc(order).is_some() {
+                left -= 1 << order;
+            }
+        }
+        self.total -= most - left;
+        most - left
+    }
+
     /// Takes a block of 2^order frames.
     pub fn alloc(&mut self, order: u32) -> Option<Pfn> {
         let fitting = self.filled.checked_shr(order)?;
@@ -325,6 +347,19 @@ mod tests {
         // 0x100..0x500 is one block each of 0x100, 0x200 and 0x100 frames.
         assert_eq!(b.free_blocks(8), 2);
         assert_eq!(b.free_blocks(9), 1);
+    }
+
+    #[test]
+    fn what_is_withdrawn_never_comes_back() {
+        let mut b = filled(0x100);
+        let taken = b.alloc(4).unwrap();
+        assert_eq!(b.withdraw(1000), 1000);
+        assert_eq!((b.total_frames(), b.free_frames()), (24, 8));
+        // No more than is free.
+        assert_eq!(b.withdraw(100), 8);
+        b.free(taken, 4).unwrap();
+        assert_eq!((b.total_frames(), b.free_frames()), (16, 16));
+        assert!(b.alloc(5).is_none() && b.alloc(4).is_some());
     }
 
     #[test]

@@ -31,6 +31,27 @@ static FRAMES: SpinLock<Frames> = SpinLock::new(Frames {
 /// direct map at first, ours as soon as it is active.
 static DIRECT: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes that the kernel takes and this allocator never had: its image, early
+/// page tables, the states of frames.
+static FIXED: AtomicU64 = AtomicU64::new(0);
+
+/// Adds to what [`fixed`] tells.
+#[cfg(target_os = "none")]
+pub(super) fn add_fixed(bytes: u64) {
+    FIXED.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// The allocator has got bytes that [`add_fixed`] had counted.
+#[cfg(target_os = "none")]
+pub(super) fn remove_fixed(bytes: u64) {
+    FIXED.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that the kernel takes and this allocator never had.
+pub(super) fn fixed() -> u64 {
+    FIXED.load(Ordering::Relaxed)
+}
+
 /// The region from which early page tables come: next and end.
 static EARLY: SpinLock<(u64, u64)> = SpinLock::new((0, 0));
 
@@ -76,6 +97,7 @@ pub(super) fn early_alloc(pages: u64) -> Option<PhysAddr> {
         return None;
     }
     early.0 = end;
+    FIXED.fetch_add(len, Ordering::Relaxed);
     Some(PhysAddr(start))
 }
 
@@ -105,19 +127,33 @@ pub(super) unsafe fn add_arena(base: Pfn, states: &'static mut [u8]) -> bool {
     false
 }
 
-/// Gives RAM to the arena that spans it.
+/// Gives RAM to the arena that spans it, if one does.
 ///
 /// # Safety
 ///
 /// As for [`Buddy::add`].
-pub(super) unsafe fn add_ram(start: Pfn, end: Pfn) {
+pub(super) unsafe fn add_ram(start: Pfn, end: Pfn) -> bool {
     let mut frames = FRAMES.lock();
     for arena in frames.arenas.iter_mut().flatten() {
         if arena.spans(start) {
             // SAFETY: the caller's promise.
             unsafe { arena.add(start, end) };
-            return;
+            return true;
         }
+    }
+    false
+}
+
+/// Takes free memory away for good until no more than `bytes` are left, taken
+/// or free, as far as that much is free.
+#[cfg(target_os = "none")]
+pub(super) fn limit(bytes: u64) {
+    let mut frames = FRAMES.lock();
+    let all = frames.arenas.iter().flatten();
+    let total: u64 = all.map(Buddy::total_frames).sum();
+    let mut excess = total.saturating_sub(bytes / PAGE_SIZE as u64);
+    for arena in frames.arenas.iter_mut().flatten() {
+        excess -= arena.withdraw(excess);
     }
 }
 

@@ -153,6 +153,7 @@ pub(crate) unsafe fn adopt(info: &BootInfo, table: KernelTable) {
         unsafe { add_span(done) };
     }
 
+    frame::add_fixed(image_bytes());
     let early_end = frame::early_rest();
     for region in info.regions().iter() {
         if region.kind == RegionKind::Usable {
@@ -188,6 +189,42 @@ unsafe fn add_span((start, end): (PhysAddr, PhysAddr)) {
     }
 }
 
+/// Gives what of the kernel's own memory nobody uses, because there are only
+/// `cpus` CPUs, to the frame allocator; returns its bytes.
+///
+/// # Safety
+///
+/// Once; no more CPUs are ever started.
+pub(crate) unsafe fn reclaim_spare(info: &BootInfo, cpus: usize) -> u64 {
+    let spare = arch::cpu::spare_memory(cpus);
+    let start = spare.start.align_up(PAGE).unwrap_or(spare.end);
+    let end = spare.end.align_down(PAGE);
+    if start >= end {
+        return 0;
+    }
+    let frame = |va: VirtAddr| PhysAddr(info.kernel_phys.0 + (va.0 - info.kernel_virt.0)).pfn();
+    // SAFETY: it is RAM of the image, which the boot loader put in one piece,
+    // and nobody uses it (the caller's promise, and `spare_memory`'s).
+    match unsafe { frame::add_ram(frame(start), frame(end)) } {
+        true => {
+            frame::remove_fixed(end - start);
+            end - start
+        }
+        false => 0,
+    }
+}
+
+/// The bytes of the kernel's image.
+fn image_bytes() -> u64 {
+    symbol!(__bss_end).0 - symbol!(__text_start).0
+}
+
+/// Goes on as if the machine had no more RAM than so many bytes, the image and
+/// what the start has taken among them, as far as memory is free.
+pub(crate) fn limit(bytes: u64) {
+    frame::limit(bytes.saturating_sub(frame::fixed()));
+}
+
 /// Gives the loader's memory, but for `keep`, to the frame allocator; returns
 /// its bytes.
 ///
@@ -200,6 +237,7 @@ pub(crate) unsafe fn reclaim_loader(info: &BootInfo, keep: Range<PhysAddr>) -> u
         keep.start.align_down(PAGE),
         keep.end.align_up(PAGE).unwrap_or(keep.end),
     );
+    frame::add_fixed(keep.1 - keep.0);
     let mut bytes = 0;
     for region in info.regions() {
         if region.kind == RegionKind::Loader {

@@ -28,7 +28,7 @@ mod tests;
 pub mod tlb;
 
 #[cfg(target_os = "none")]
-pub(crate) use init::{BOOT_STACK, adopt, build, reclaim_loader};
+pub(crate) use init::{BOOT_STACK, adopt, build, limit, reclaim_loader, reclaim_spare};
 
 use crate::error::{Error, Result};
 use crate::selftest::Test;
@@ -135,6 +135,9 @@ pub struct MemStats {
     pub total: u64,
     /// Of that, free.
     pub free: u64,
+    /// What the kernel takes beside that: its image, early page tables, the
+    /// states of frames, its symbols.
+    pub fixed: u64,
     /// Small objects on the heap, and what their slabs hold.
     pub slab_used: u64,
     /// Held by slabs.
@@ -159,6 +162,7 @@ pub fn stats() -> MemStats {
     let mut s = MemStats {
         total: total * PAGE_SIZE as u64,
         free: free * PAGE_SIZE as u64,
+        fixed: frame::fixed(),
         shootdowns,
         shootdown_messages,
         ..MemStats::default()
