@@ -1,5 +1,6 @@
 //! Mounting: what must be right before anything else is read.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use zerocopy::FromBytes;
@@ -89,36 +90,18 @@ impl<P: Pmem> Ext4<P> {
     /// replays them first, and a read-only one looks through them: both show
     /// the same files.
     pub fn mount(pmem: P, options: MountOptions) -> Result<Self> {
-        Self::mount_as(pmem, options, false)
+        Ok(*Self::mount_as(pmem, options, false)?)
     }
 
     /// The same, for recovering and unmounting: also where a feature (bigalloc,
     /// quota) forbids everything else. A change then fails with its name.
     pub fn mount_to_recover(pmem: P, options: MountOptions) -> Result<Self> {
-        Self::mount_as(pmem, options, true)
+        Ok(*Self::mount_as(pmem, options, true)?)
     }
 
-    fn mount_as(pmem: P, options: MountOptions, recover_only: bool) -> Result<Self> {
-        let sb = read_superblock(&pmem)?;
-        // A superblock whose last change was cut may still find its journal.
-        let geo = if is_intact(&sb) {
-            Geometry::new(&sb, pmem.len())?
-        } else {
-            Geometry::derive(&sb, pmem.len())?
-        };
-        let mut frozen = None;
-        if options.writable {
-            frozen = check_writable(&sb, &geo)?;
-            if let Some(feature) = frozen
-                && !recover_only
-            {
-                return Err(Error::Unsupported { feature });
-            }
-            if !pmem.is_writable() {
-                return Err(Error::ReadOnly);
-            }
-        }
-        let mut fs = Self::assemble(View::plain(pmem), sb, geo, options);
+    #[inline(never)]
+    fn mount_as(pmem: P, options: MountOptions, recover_only: bool) -> Result<Box<Self>> {
+        let (mut fs, frozen) = Self::opened(pmem, options, recover_only)?;
         // What a cut has left of the superblock may contradict itself until the
         // log has been recovered; then they are checked.
         if !fs.geo.incompat.contains(Incompat::RECOVER) && is_intact(&fs.sb) {
@@ -156,13 +139,47 @@ impl<P: Pmem> Ext4<P> {
         Ok(fs)
     }
 
+    /// The file system as its superblock describes it, and what forbids changes
+    /// of it, if anything does.
+    #[inline(never)]
+    fn opened(
+        pmem: P,
+        options: MountOptions,
+        recover_only: bool,
+    ) -> Result<(Box<Self>, Option<&'static str>)> {
+        let sb = read_superblock(&pmem)?;
+        // A superblock whose last change was cut may still find its journal.
+        let geo = if is_intact(&sb) {
+            Geometry::new(&sb, pmem.len())?
+        } else {
+            Geometry::derive(&sb, pmem.len())?
+        };
+        let mut frozen = None;
+        if options.writable {
+            frozen = check_writable(&sb, &geo)?;
+            if let Some(feature) = frozen
+                && !recover_only
+            {
+                return Err(Error::Unsupported { feature });
+            }
+            if !pmem.is_writable() {
+                return Err(Error::ReadOnly);
+            }
+        }
+        Ok((Self::assemble(View::plain(pmem), sb, geo, options), frozen))
+    }
+
+    /// A file system that nothing has been read of but what is given. It is
+    /// large, and mounting passes through several: so each is in a box, made in
+    /// a frame that is gone when this returns, and a kernel's stack holds none.
+    #[inline(never)]
     pub(crate) fn assemble(
         pmem: View<P>,
         sb: SuperBlock,
         geo: Geometry,
         options: MountOptions,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             store: Store::new(pmem, geo.block_shift, geo.blocks),
             vol: Volatile {
                 free_clusters: sb.free_blocks_count(),
@@ -184,7 +201,7 @@ impl<P: Pmem> Ext4<P> {
             clock: None,
             frozen: None,
             journal_blocks: JournalMap::default(),
-        }
+        })
     }
 
     /// Gives the media back without a word to it: right for a read-only

@@ -16,6 +16,7 @@
 //! that is right but for that bit counts as one that has it set. Anything else
 //! is damage, and refused.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use zerocopy::IntoBytes;
@@ -136,7 +137,8 @@ impl<P: Pmem> Ext4<P> {
 
     /// The same file system with what its journal held. Whatever is wrong is
     /// found before anything is written.
-    pub(crate) fn recovered(self, journal: Journal) -> Result<Self> {
+    #[inline(never)]
+    pub(crate) fn recovered(self: Box<Self>, journal: Journal) -> Result<Box<Self>> {
         let Journal {
             map,
             sb,
