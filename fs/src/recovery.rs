@@ -138,6 +138,7 @@ impl<P: Pmem> Ext4<P> {
     /// The same file system with what its journal held. Whatever is wrong is
     /// found before anything is written.
     #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "by value it would stand on the stack")]
     pub(crate) fn recovered(self: Box<Self>, journal: Journal) -> Result<Box<Self>> {
         let Journal {
             map,

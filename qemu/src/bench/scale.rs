@@ -487,4 +487,16 @@ mod tests {
         assert_eq!(load(&file).expect("read"), all);
         std::fs::remove_file(&file).expect("removed");
     }
+
+    #[test]
+    fn the_page_in_the_book_is_made_of_the_recorded_curves() {
+        let workspace = Workspace::locate();
+        let all = load(&record_file(&workspace)).expect("a record");
+        let kept = std::fs::read_to_string(page_file(&workspace)).expect("the page");
+        assert_eq!(
+            kept,
+            page(&all),
+            "run `cargo run -- bench --scale --record`"
+        );
+    }
 }
