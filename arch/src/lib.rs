@@ -48,6 +48,8 @@ pub mod acpi;
 pub mod addr;
 mod api;
 pub mod layout;
+#[cfg(any(test, target_os = "none"))]
+mod mem;
 pub mod platform;
 #[cfg(target_os = "none")]
 mod recover;

@@ -24,6 +24,7 @@ pub mod context;
 pub mod cpu;
 pub mod irq;
 mod its;
+pub mod mem;
 pub mod paging;
 mod percpu;
 pub mod port;

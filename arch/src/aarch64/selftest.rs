@@ -23,6 +23,7 @@ pub const SELFTESTS: &[crate::Selftest] = &[
     ("format-fits-hardware", format_marks),
     ("cache-methods", cache_methods),
     ("copies", copies),
+    ("memory-functions", crate::mem::check),
     ("crc32c", crc32c),
     ("local-pointer", local_pointer),
     ("context-keeps-registers", contexts),

@@ -15,6 +15,8 @@ pub mod console;
 pub mod context;
 pub mod cpu;
 pub mod irq;
+#[cfg(test)]
+pub mod mem;
 pub mod paging;
 pub mod port;
 pub mod power;

@@ -300,6 +300,7 @@ pub unsafe fn start(cpu: &MpInfo, entry: extern "C" fn(usize) -> !, arg: usize) 
 }
 
 unsafe extern "C" fn enter(cpu: &MpInfo) -> ! {
+    percpu::load_early();
     let arg = cpu.extra.load(Ordering::Acquire) as usize;
     let entry = ENTRY.load(Ordering::Acquire);
     // SAFETY: `start` stored a function of this type.

@@ -16,6 +16,7 @@ mod ioapic;
 pub mod irq;
 mod lapic;
 mod machine_check;
+pub mod mem;
 pub mod paging;
 mod percpu;
 pub mod port;

@@ -6,7 +6,6 @@ use core::ops::Range;
 
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
-use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
 
 pub use super::pure::format::Format;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -149,11 +148,6 @@ pub unsafe fn init_attributes() {
     if features.has("fsgsbase") {
         cr4 |= Cr4Flags::FSGSBASE;
     }
-    // Vector registers are for the wide copies alone.
-    let wide = features.has("avx") && features.has("xsave");
-    if wide {
-        cr4 |= Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::OSXSAVE;
-    }
     let mut cr0 = Cr0::read()
         | Cr0Flags::WRITE_PROTECT
         | Cr0Flags::NUMERIC_ERROR
@@ -169,10 +163,10 @@ pub unsafe fn init_attributes() {
         Cr0::write(cr0);
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(super::pure::format::PAT);
-        if wide {
-            XCr0::write(XCr0Flags::X87 | XCr0Flags::SSE | XCr0Flags::AVX);
-            super::wide::set_ready();
-        }
+    }
+    if features.has("avx") && features.has("xsave") {
+        // SAFETY: it has; `percpu::load` or `load_early` has set GS.
+        unsafe { super::wide::set_ready() };
     }
     flush_all();
 }

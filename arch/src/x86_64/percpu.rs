@@ -176,7 +176,6 @@ pub unsafe fn load(index: usize) {
         DS::set_reg(data);
         ES::set_reg(data);
         FS::set_reg(SegmentSelector::NULL);
-        GS::set_reg(SegmentSelector::NULL);
         load_tss(task);
     }
     cpu.this
@@ -184,6 +183,19 @@ pub unsafe fn load(index: usize) {
     cpu.apic_id
         .store(super::cpu::cpuid_apic_id(), Ordering::Relaxed);
     let base = x86_64::VirtAddr::from_ptr(cpu);
+    // SAFETY: as above. Some CPUs clear the base with the selector; no copy
+    // comes between the two.
+    unsafe { GS::set_reg(SegmentSelector::NULL) };
     GsBase::write(base);
     KernelGsBase::write(base);
+}
+
+/// What GS points to on a CPU that has no block yet.
+static EARLY: PerCpu = PerCpu::new();
+
+/// Lets a CPU copy that has nothing of its own yet: the first thing on it. The
+/// mark of a copy goes where nobody looks, since no trap can come.
+pub fn load_early() {
+    GsBase::write(x86_64::VirtAddr::from_ptr(&raw const EARLY));
+    super::wide::join();
 }

@@ -21,6 +21,7 @@ pub const SELFTESTS: &[Selftest] = &[
     ("text-read-only", text_read_only),
     ("cache-methods", cache_methods),
     ("copies", copies),
+    ("memory-functions", crate::mem::check),
     ("crc32c", crc32c),
     ("wide-copies", wide_copies),
     ("local-pointer", local_pointer),

@@ -1,5 +1,6 @@
 //! Copies through 32-byte registers (AVX), which the compiler does not use in
-//! this kernel and which therefore no trap saves.
+//! this kernel and which therefore no trap saves. The memory functions
+//! ([`mem`](crate::mem)) use them in the same way.
 //!
 //! A copy marks its CPU while its registers are live. A trap that comes in
 //! between sees the mark, keeps the four registers on the thread's stack,
@@ -10,6 +11,9 @@
 use core::arch::asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
+
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
 
 use super::percpu::PerCpu;
 use crate::recover::recover;
@@ -22,16 +26,43 @@ pub const MARK: usize = offset_of!(PerCpu, wide_busy);
 
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// The CPUs have AVX and it is switched on.
-pub fn set_ready() {
+/// The CPUs have AVX: switches it on, here and on each that starts later.
+///
+/// # Safety
+///
+/// They have; GS points to a block whose mark traps look at, or none can come.
+pub unsafe fn set_ready() {
+    // SAFETY: the caller's promise.
+    unsafe { switch_on() };
     READY.store(true, Ordering::Relaxed);
+}
+
+/// Switches the registers on, if they are used, on a CPU that has just started.
+pub fn join() {
+    if ready() {
+        // SAFETY: all CPUs have what the boot CPU has.
+        unsafe { switch_on() };
+    }
+}
+
+/// # Safety
+///
+/// The CPU has AVX.
+unsafe fn switch_on() {
+    let on = Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::OSXSAVE;
+    // SAFETY: nothing in this kernel but copies uses the registers.
+    unsafe {
+        Cr0::update(|cr0| cr0.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED));
+        Cr4::update(|cr4| *cr4 |= on);
+        XCr0::write(XCr0Flags::X87 | XCr0Flags::SSE | XCr0Flags::AVX);
+    }
 }
 
 /// Can the functions below be used?
 #[inline]
 pub fn ready() -> bool {
     // Relaxed: set by the boot CPU before others start; each switches AVX on
-    // before it runs anything else.
+    // before it runs anything else (`percpu::load_early`).
     READY.load(Ordering::Relaxed)
 }
 
