@@ -143,6 +143,15 @@ fn main() {
                 fs.rename(dir, &from, dir, &to, Release::Later).unwrap();
             });
         }
+        "stat_made" => {
+            fill(&mut fs, count);
+            let inos: Vec<_> = (0..count)
+                .map(|n| fs.lookup(dir, &name('f', n * 7919 % count)).unwrap())
+                .collect();
+            measured(count, |n| {
+                black_box(fs.stat(inos[n]).unwrap());
+            });
+        }
         "stat" | "readdir" => {
             fill(&mut fs, count);
             let media = fs.unmount().unwrap();

@@ -450,6 +450,13 @@ impl<P: Pmem> Ext4<P> {
 
     /// What an inode says of its object.
     pub fn stat(&self, ino: Ino) -> Result<Stat> {
+        // Of one that is kept nothing needs to be copied.
+        if let Some(inode) = self.inodes.get(ino.0)
+            && inode.raw.i_links_count.get() > 0
+            && !inode.has(InodeFlags::EA_INODE)
+        {
+            return Ok(self.stat_of(inode));
+        }
         let inode = self.inode_or_orphan(ino)?;
         Ok(self.stat_of(&inode))
     }
@@ -471,6 +478,7 @@ impl<P: Pmem> Ext4<P> {
         Ok(inode)
     }
 
+    #[inline]
     pub(crate) fn stat_of(&self, inode: &Inode) -> Stat {
         let r = &inode.raw;
         let crtime = inode.fits(inode_field!(i_crtime), 4).then(|| {

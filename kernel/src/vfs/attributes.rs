@@ -94,6 +94,17 @@ impl Attributes {
         }
     }
 
+    /// Keeps what an inode has become. The file system's lock is held alone.
+    pub fn set(&self, metadata: &Metadata) {
+        match pack(metadata) {
+            Some(words) => {
+                let key = key(metadata.ino);
+                self.0.set(&Key { words: &key }, &words);
+            }
+            None => self.forget(metadata.ino),
+        }
+    }
+
     /// Forgets an inode that has changed. The file system's lock is held alone.
     pub fn forget(&self, ino: Ino) {
         self.0.remove(&Key { words: &key(ino) });
@@ -133,6 +144,9 @@ mod tests {
             let cache = Attributes::new(1 << 14);
             let version = cache.get(before.ino).unwrap_err();
             cache.fill(&before, version);
+            prop_assert_eq!(cache.get(before.ino), Ok(before.clone()));
+            cache.forget(before.ino);
+            cache.set(&before);
             prop_assert_eq!(cache.get(before.ino), Ok(before.clone()));
             cache.forget(before.ino);
             let again = cache.get(before.ino).unwrap_err();

@@ -195,6 +195,29 @@ impl Shared {
         })
     }
 
+    /// What the file system says of an inode.
+    fn describe(&self, fs: &Ext4<SharedPmem>, ino: quire_fs::Ino) -> Result<Metadata> {
+        let stat = fs.stat(ino)?;
+        let mut metadata = Metadata {
+            ino: ino.0.into(),
+            kind: kind(stat.kind),
+            mode: u32::from(stat.mode & 0o7777),
+            links: stat.nlink.into(),
+            uid: stat.uid,
+            gid: stat.gid,
+            size: stat.size,
+            allocated: stat.blocks.saturating_mul(512),
+            block_size: fs.block_size(),
+            device: (stat.rdev.major, stat.rdev.minor),
+            accessed: time(stat.atime),
+            modified: time(stat.mtime),
+            changed: time(stat.ctime),
+            created: stat.crtime.map(time),
+        };
+        self.stamps.show(stat.ino, &mut metadata);
+        Ok(metadata)
+    }
+
     /// DAX's view of the file, if it has one.
     pub(super) fn live(&self, inode: &Inode) -> Option<Arc<dax::File>> {
         match inode.data.mapped.load(Ordering::Acquire) {
@@ -451,24 +474,7 @@ impl FileSystem for Ext4Fs {
             Err(version) => version,
         };
         self.0.read(|fs| {
-            let stat = fs.stat(number(ino)?)?;
-            let mut metadata = Metadata {
-                ino,
-                kind: kind(stat.kind),
-                mode: u32::from(stat.mode & 0o7777),
-                links: stat.nlink.into(),
-                uid: stat.uid,
-                gid: stat.gid,
-                size: stat.size,
-                allocated: stat.blocks.saturating_mul(512),
-                block_size: fs.block_size(),
-                device: (stat.rdev.major, stat.rdev.minor),
-                accessed: time(stat.atime),
-                modified: time(stat.mtime),
-                changed: time(stat.ctime),
-                created: stat.crtime.map(time),
-            };
-            self.0.stamps.show(stat.ino, &mut metadata);
+            let metadata = self.0.describe(fs, number(ino)?)?;
             self.0.attributes.fill(&metadata, version);
             Ok(metadata)
         })
@@ -541,7 +547,12 @@ impl FileSystem for Ext4Fs {
                     fs.mknod(dir, name, mode, DeviceNumber { major, minor }, 0, 0)
                 }
             };
-            made.map_err(named(name))
+            let ino = made.map_err(named(name))?;
+            // Who makes a file looks at it soon.
+            if let Ok(metadata) = self.0.describe(fs, ino) {
+                self.0.attributes.set(&metadata);
+            }
+            Ok(ino)
         })?;
         Ok(ino.0.into())
     }

@@ -30,6 +30,8 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+#[cfg(not(loom))]
+use core::alloc::Layout;
 use core::ptr;
 
 use crate::sync::atomic::model::{AtomicPtr, AtomicU64, Ordering, fence};
@@ -356,17 +358,20 @@ fn new_page() -> Option<Box<Page>> {
     if is_short() {
         return None;
     }
-    let mut page = Vec::new();
-    page.try_reserve_exact(1).ok()?;
-    page.push(Page(core::array::from_fn(|_| Slot {
+    // Zeros are empty slots, and the allocator has them at less cost than loops
+    // over atomics; loom's are no plain numbers.
+    #[cfg(not(loom))]
+    // SAFETY: the layout is not of size 0; a page is numbers only, all of which
+    // may be 0; a box of it is freed with the same layout.
+    unsafe {
+        let page = alloc::alloc::alloc_zeroed(Layout::new::<Page>()).cast::<Page>();
+        (!page.is_null()).then(|| Box::from_raw(page))
+    }
+    #[cfg(loom)]
+    Some(Box::new(Page(core::array::from_fn(|_| Slot {
         sequence: AtomicU64::new(0),
         words: core::array::from_fn(|_| AtomicU64::new(0)),
-    })));
-    let page: Box<[Page]> = page.into_boxed_slice();
-    // One page in a slice is a page.
-    let page: *mut [Page] = Box::into_raw(page);
-    // SAFETY: the same allocation, with the same layout.
-    Some(unsafe { Box::from_raw(page.cast::<Page>()) })
+    }))))
 }
 
 impl<const V: usize> Drop for Slots<V> {
