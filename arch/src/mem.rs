@@ -253,8 +253,8 @@ pub fn check() -> Result<(), &'static str> {
                 tried[at] = byte(at);
             }
             let before = tried;
-            for at in 0..n {
-                plain[to + at] = before[from + at];
+            for (to, byte) in plain[to..].iter_mut().zip(&before[from..from + n]) {
+                *to = *byte;
             }
             let bytes = tried.as_mut_ptr();
             // SAFETY: both ranges are inside the array; the first two pairs do

@@ -368,7 +368,9 @@ impl Shared {
             false => READ_ONLY,
         };
         if let WriteAt::Offset(offset) = at {
-            let end = offset.checked_add(len).ok_or(Error::TooBig)?;
+            let Some(end) = offset.checked_add(len) else {
+                return Err(Error::TooBig);
+            };
             let _access = data.ranges.write(offset..end);
             if end <= data.size.load(Ordering::Relaxed) {
                 if way == DIRECT && self.overwrite(inode, offset, buffers)? {

@@ -98,11 +98,11 @@ impl Table {
         if !write && self.writers.load(Ordering::Acquire) == 0 {
             return true;
         }
+        // Most slots are free, and that is all that is looked at of them.
+        let excludes = if write { READING } else { WRITING };
         self.slots.iter().enumerate().all(|(at, slot)| {
-            let state = slot.state.load(Ordering::Acquire);
-            let excludes = state == WRITING || state == READING && write;
-            at == own
-                || !excludes
+            slot.state.load(Ordering::Acquire) < excludes
+                || at == own
                 || slot.start.load(Ordering::Relaxed) >= range.end
                 || slot.end.load(Ordering::Relaxed) <= range.start
         })

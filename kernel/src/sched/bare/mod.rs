@@ -54,11 +54,10 @@ pub fn cpu_count() -> usize {
 }
 
 /// The CPU that the caller runs on (at this moment).
+#[inline]
 pub fn cpu_id() -> usize {
-    let enabled = arch::cpu::irqs_disable();
-    let id = cpu::this().id;
-    arch::cpu::irqs_restore(enabled);
-    id
+    // Where the caller is moved in between, it is the CPU that it was on.
+    cpu::this().id
 }
 
 /// Whether the running thread may block, as far as this CPU knows: it holds no
