@@ -79,34 +79,36 @@ fn e2fsck_finds_nothing_at_any_size() {
     }
 }
 
+/// What `dumpe2fs` says that must be as `mkfs.ext4` makes it.
+fn facts(path: &Path) -> Vec<String> {
+    let (_, text) = tool("dumpe2fs", &["-h", &path.display().to_string()]);
+    const KEYS: [&str; 17] = [
+        "Filesystem features",
+        "Filesystem flags",
+        "Default mount options",
+        "Inode count",
+        "Block count",
+        "Reserved block count",
+        "Free inodes",
+        "First block",
+        "Block size",
+        "Reserved GDT blocks",
+        "Blocks per group",
+        "Inodes per group",
+        "Inode blocks per group",
+        "Flex block group size",
+        "Inode size",
+        "Default directory hash",
+        "Group descriptor size",
+    ];
+    text.lines()
+        .filter(|line| KEYS.iter().any(|key| line.starts_with(key)))
+        .map(str::to_owned)
+        .collect()
+}
+
 #[test]
 fn dumpe2fs_shows_the_features_and_counts_of_mkfs_ext4() {
-    let facts = |path: &Path| -> Vec<String> {
-        let (_, text) = tool("dumpe2fs", &["-h", &path.display().to_string()]);
-        const KEYS: [&str; 17] = [
-            "Filesystem features",
-            "Filesystem flags",
-            "Default mount options",
-            "Inode count",
-            "Block count",
-            "Reserved block count",
-            "Free inodes",
-            "First block",
-            "Block size",
-            "Reserved GDT blocks",
-            "Blocks per group",
-            "Inodes per group",
-            "Inode blocks per group",
-            "Flex block group size",
-            "Inode size",
-            "Default directory hash",
-            "Group descriptor size",
-        ];
-        text.lines()
-            .filter(|line| KEYS.iter().any(|key| line.starts_with(key)))
-            .map(str::to_owned)
-            .collect()
-    };
     for bytes in [1u64 << 30, 10 << 30, 5 << 40] {
         let (_a, ours) = sparse(bytes);
         make(&ours, &options());
@@ -118,6 +120,76 @@ fn dumpe2fs_shows_the_features_and_counts_of_mkfs_ext4() {
         assert_eq!(code, 0, "{text}");
         assert_eq!(facts(&ours), facts(&theirs), "{bytes} bytes");
     }
+}
+
+#[test]
+fn options_make_what_they_make_of_mkfs_ext4() {
+    fn with(change: impl Fn(&mut MkfsOptions)) -> MkfsOptions {
+        let mut made = options();
+        change(&mut made);
+        made
+    }
+    let features = |list| with(|made| made.set_features(list).expect("features that can be had"));
+    let cases = [
+        ("-N 1000", with(|made| made.inodes = Some(1000))),
+        ("-N 200000", with(|made| made.inodes = Some(200_000))),
+        ("-i 65536", with(|made| made.bytes_per_inode = Some(65536))),
+        ("-i 4096", with(|made| made.bytes_per_inode = Some(4096))),
+        ("-m 0", with(|made| made.reserved_percent = 0)),
+        ("-m 17", with(|made| made.reserved_percent = 17)),
+        ("-O ^has_journal", features("^has_journal")),
+        ("-O ^resize_inode", features("^resize_inode")),
+        ("-O large_dir,ea_inode", features("large_dir,ea_inode")),
+        (
+            "-O metadata_csum_seed",
+            features("metadata_csum_seed,64bit"),
+        ),
+        ("-N 5000 -m 1 -O ^has_journal,large_dir", {
+            let mut made = features("^has_journal,large_dir");
+            made.inodes = Some(5000);
+            made.reserved_percent = 1;
+            made
+        }),
+    ];
+    for bytes in [1 << 30, 3 << 30] {
+        for (theirs, ours) in &cases {
+            let (_a, our_image) = sparse(bytes);
+            make(&our_image, ours);
+            e2fsck(&our_image);
+            let (_b, their_image) = sparse(bytes);
+            let image = their_image.display().to_string();
+            let mut args = vec!["-q", "-b", "4096"];
+            args.extend(theirs.split(' '));
+            args.push(&image);
+            let (code, text) = tool("mkfs.ext4", &args);
+            assert_eq!(code, 0, "{text}");
+            assert_eq!(
+                facts(&our_image),
+                facts(&their_image),
+                "{theirs}, {bytes} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_made_is_named() {
+    for (list, name) in [
+        ("^extent", "^extent"),
+        ("large_dir,bigalloc", "bigalloc"),
+        ("quota,ea_inode", "quota"),
+        ("^^has_journal", "^^has_journal"),
+    ] {
+        assert_eq!(options().set_features(list), Err(name));
+    }
+    assert_eq!(options().set_features("extent,,flex_bg"), Ok(()));
+    let pmem = MemPmem::zeroed(8 << 20);
+    let many = MkfsOptions {
+        inodes: Some(3000),
+        ..options()
+    };
+    assert!(matches!(mkfs(&pmem, &many), Err(Error::Unsupported { .. })));
+    assert_eq!(probe::is_blank(&pmem), Ok(true));
 }
 
 #[test]

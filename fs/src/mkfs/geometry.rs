@@ -126,6 +126,11 @@ impl Geometry {
             });
         }
         let mut blocks_count = bytes / u64::from(block_size);
+        if options.inodes.is_some_and(|wanted| wanted > blocks_count) {
+            return Err(Error::Unsupported {
+                feature: "more inodes than blocks",
+            });
+        }
         loop {
             let span = blocks_count - u64::from(first_data_block);
             let groups = span.div_ceil(u64::from(blocks_per_group));
@@ -155,7 +160,9 @@ impl Geometry {
         let first_data_block = u32::from(block_size == 1024);
         let blocks_per_group = 8 * block_size;
         let inodes_per_block = block_size / INODE_SIZE;
-        let wanted = (blocks_count * u64::from(block_size) / ratio)
+        let wanted = options
+            .inodes
+            .unwrap_or(blocks_count * u64::from(block_size) / ratio)
             .max(16)
             .min(u64::from(u32::MAX) - 1);
         // Whole blocks of the table, whole bytes of the bitmap, and no more
@@ -180,7 +187,9 @@ impl Geometry {
             reserved_gdt_blocks: 0,
             journal_blocks: 0,
         };
-        geometry.reserved_gdt_blocks = geometry.reserve_for_growth();
+        if options.resize_inode {
+            geometry.reserved_gdt_blocks = geometry.reserve_for_growth();
+        }
         if options.journal {
             geometry.journal_blocks = journal_blocks(blocks_count);
         }

@@ -30,7 +30,9 @@ use self::geometry::{Cursor, DESC_SIZE, FLEX_GROUPS, INODE_SIZE, LOG_FLEX_GROUPS
 pub use self::geometry::{Geometry, MAX_BYTES, MIN_BYTES};
 use self::inodes::Builtin;
 use crate::disk::checksum::crc32c;
-use crate::disk::features::{Compat, Incompat, RoCompat};
+use crate::disk::features::{
+    COMPAT_NAMES, Compat, INCOMPAT_NAMES, Incompat, RO_COMPAT_NAMES, RoCompat,
+};
 use crate::disk::group::{GroupDesc, GroupFlags, desc_crc32c};
 use crate::disk::superblock::{
     CHECKSUM_CRC32C, EXT4_MAGIC, FLAG_SIGNED_HASH, GOOD_OLD_FIRST_INO, REV_DYNAMIC, STATE_VALID,
@@ -67,6 +69,13 @@ pub struct MkfsOptions {
     pub now: Timestamp,
     /// Bytes of the device for each inode; by size when `None`.
     pub bytes_per_inode: Option<u64>,
+    /// How many inodes at least, instead; rounded up to whole blocks of each
+    /// group's table.
+    pub inodes: Option<u64>,
+    /// Keep room for descriptors of groups to come.
+    pub resize_inode: bool,
+    /// Of [`OPTIONAL`](Self::OPTIONAL), what is made beside the default.
+    pub more: Incompat,
     /// Make a journal where the file system is large enough for one.
     pub journal: bool,
     /// Percent of the blocks kept for the superuser, at most 50.
@@ -84,12 +93,71 @@ impl Default for MkfsOptions {
             hash_seed: [0; 16],
             now: Timestamp::from_secs(0),
             bytes_per_inode: None,
+            inodes: None,
+            resize_inode: true,
+            more: Incompat::empty(),
             journal: true,
             reserved_percent: 5,
             force: false,
         }
     }
 }
+
+impl MkfsOptions {
+    /// Features that `mkfs.ext4` does not give by default and that need nothing
+    /// but their bit.
+    pub const OPTIONAL: Incompat = Incompat::CSUM_SEED
+        .union(Incompat::LARGEDIR)
+        .union(Incompat::EA_INODE);
+
+    /// Adds features, or with `^` takes them away, as `mkfs.ext4 -O` does.
+    ///
+    /// # Errors
+    /// The first of them that cannot be had (or be done without).
+    pub fn set_features<'a>(&mut self, list: &'a str) -> core::result::Result<(), &'a str> {
+        let always = |name| {
+            COMPAT_NAMES
+                .iter()
+                .any(|(bit, n)| *n == name && COMPAT.contains(*bit))
+                || INCOMPAT_NAMES
+                    .iter()
+                    .any(|(bit, n)| *n == name && INCOMPAT.contains(*bit))
+                || RO_COMPAT_NAMES
+                    .iter()
+                    .any(|(bit, n)| *n == name && RO_COMPAT.contains(*bit))
+        };
+        for word in list.split(',').filter(|word| !word.is_empty()) {
+            let name = word.strip_prefix('^').unwrap_or(word);
+            let on = name == word;
+            let mut optional = INCOMPAT_NAMES
+                .iter()
+                .filter(|(bit, _)| Self::OPTIONAL.contains(*bit));
+            match name {
+                "has_journal" => self.journal = on,
+                "resize_inode" => self.resize_inode = on,
+                _ => match optional.find(|(_, n)| *n == name) {
+                    Some((bit, _)) => self.more.set(*bit, on),
+                    None if on && always(name) => {}
+                    None => return Err(word),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What every file system that is made here has.
+const COMPAT: Compat = Compat::EXT_ATTR.union(Compat::DIR_INDEX);
+const INCOMPAT: Incompat = Incompat::FILETYPE
+    .union(Incompat::EXTENTS)
+    .union(Incompat::BIT64)
+    .union(Incompat::FLEX_BG);
+const RO_COMPAT: RoCompat = RoCompat::SPARSE_SUPER
+    .union(RoCompat::LARGE_FILE)
+    .union(RoCompat::HUGE_FILE)
+    .union(RoCompat::DIR_NLINK)
+    .union(RoCompat::EXTRA_ISIZE)
+    .union(RoCompat::METADATA_CSUM);
 
 /// Makes an ext4 file system on the whole of `pmem`.
 ///
@@ -323,20 +391,14 @@ impl<'a, P: Pmem + ?Sized> Maker<'a, P> {
     fn superblock(&self, free_blocks: u64) -> SuperBlock {
         let geometry = self.geometry;
         let options = self.options;
-        let mut compat = Compat::EXT_ATTR | Compat::DIR_INDEX;
+        let mut compat = COMPAT;
         if geometry.journal_blocks > 0 {
             compat |= Compat::HAS_JOURNAL;
         }
         if geometry.reserved_gdt_blocks > 0 {
             compat |= Compat::RESIZE_INODE;
         }
-        let incompat = Incompat::FILETYPE | Incompat::EXTENTS | Incompat::BIT64 | Incompat::FLEX_BG;
-        let ro_compat = RoCompat::SPARSE_SUPER
-            | RoCompat::LARGE_FILE
-            | RoCompat::HUGE_FILE
-            | RoCompat::DIR_NLINK
-            | RoCompat::EXTRA_ISIZE
-            | RoCompat::METADATA_CSUM;
+        let incompat = INCOMPAT | options.more.intersection(MkfsOptions::OPTIONAL);
         let blocks = geometry.blocks_count;
         let reserved = blocks / 100 * u64::from(options.reserved_percent)
             + blocks % 100 * u64::from(options.reserved_percent) / 100;
@@ -370,7 +432,10 @@ impl<'a, P: Pmem + ?Sized> Maker<'a, P> {
         sb.s_inode_size = (INODE_SIZE as u16).into();
         sb.s_feature_compat = compat.bits().into();
         sb.s_feature_incompat = incompat.bits().into();
-        sb.s_feature_ro_compat = ro_compat.bits().into();
+        sb.s_feature_ro_compat = RO_COMPAT.bits().into();
+        if incompat.contains(Incompat::CSUM_SEED) {
+            sb.s_checksum_seed = self.seed.into();
+        }
         sb.s_uuid = options.uuid;
         sb.s_volume_name = options.label;
         sb.s_reserved_gdt_blocks = (geometry.reserved_gdt_blocks as u16).into();

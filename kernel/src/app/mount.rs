@@ -43,8 +43,9 @@ pub fn devices() -> Vec<DeviceInfo> {
     tree().devices()
 }
 
-/// Makes an ext4 file system on a device, with an identity of its own. Refused
-/// where anything is already, unless the options force it.
+/// Makes an ext4 file system on a device, with an identity of its own where the
+/// options name none (a UUID of zeros). Refused where anything is already, unless
+/// the options force it.
 pub fn format(tree: &Vfs, device: &str, options: &mut MkfsOptions) -> Result<Geometry> {
     let claim = tree.claim_device(device, true)?;
     let now = tree.now();
@@ -52,11 +53,13 @@ pub fn format(tree: &Vfs, device: &str, options: &mut MkfsOptions) -> Result<Geo
         secs: now.seconds,
         nanos: now.nanoseconds,
     };
-    super::system::arbitrary_bytes(&mut options.uuid);
     super::system::arbitrary_bytes(&mut options.hash_seed);
-    // RFC 9562: version 4, variant 10.
-    options.uuid[6] = options.uuid[6] & 0x0f | 0x40;
-    options.uuid[8] = options.uuid[8] & 0x3f | 0x80;
+    if options.uuid == [0; 16] {
+        super::system::arbitrary_bytes(&mut options.uuid);
+        // RFC 9562: version 4, variant 10.
+        options.uuid[6] = options.uuid[6] & 0x0f | 0x40;
+        options.uuid[8] = options.uuid[8] & 0x3f | 0x80;
+    }
     Ok(mkfs(&**claim.pmem(), options)?)
 }
 

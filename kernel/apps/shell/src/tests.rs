@@ -580,6 +580,34 @@ fn a_file_system_is_named_and_grows() {
 }
 
 #[test]
+fn a_file_system_is_made_as_it_is_asked_for() {
+    let vfs = with_device(alloc::vec![0; 64 << 20]);
+    let uuid = "12345678-9abc-4def-8123-456789abcdef";
+    for (options, why) in [
+        ("-N none", "number of inodes"),
+        ("-i 12", "1K at least"),
+        ("-N 100 -i 4096", "not both"),
+        ("-m 51", "0 to 50"),
+        ("-U 12", "32 hexadecimal digits"),
+        ("-O large_dir,^extent", "can't do ^extent"),
+        ("-O no_such_thing", "can't do no_such_thing"),
+    ] {
+        fails(&vfs, &alloc::format!("mkfs.ext4 {options} pmem0"), 2, why);
+    }
+    fails(&vfs, "mkfs.ext4 -N 1M pmem0", 1, "more inodes than blocks");
+    // None of these has written anything: no force is needed.
+    let made = ok(
+        &vfs,
+        &alloc::format!("mkfs.ext4 -N 1000 -m 0 -U {uuid} -O ^has_journal,large_dir pmem0"),
+    );
+    assert!(made.contains(" 1008 inodes, uuid 12345678-9abc-"), "{made}");
+    ok(
+        &vfs,
+        "mount -o rw pmem0 /p; echo x > /p/f; umount /p; fsck pmem0",
+    );
+}
+
+#[test]
 fn a_file_system_is_made_once_and_mounted() {
     let vfs = with_device(alloc::vec![0; 16 << 20]);
     fails(&vfs, "mount pmem0 /p", 1, "error: mount: pmem0: ");

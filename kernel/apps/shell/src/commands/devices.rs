@@ -41,7 +41,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     Entry {
         name: "mkfs.ext4",
         area: "devices",
-        usage: "DEV [--force] [-L LABEL] [-b SIZE] [--no-journal]",
+        usage: "DEV [--force] [-L LABEL] [-U UUID] [-b SIZE] [-N COUNT | -i BYTES] [-m PERCENT] [-O FEATURES] [--no-journal]",
         help: "make a file system; refused where anything is already",
         options: Some(&[
             flag(0, "force", "overwrite whatever is there"),
@@ -57,6 +57,26 @@ pub(super) const COMMANDS: &[Entry] = &[
                 "block-size",
                 "SIZE",
                 "1K, 2K or 4K; files are mapped with 4K only",
+            ),
+            valued(b'U', "uuid", "UUID", "its UUID; a random one when not said"),
+            valued(b'N', "inodes", "COUNT", "how many inodes at least"),
+            valued(
+                b'i',
+                "bytes-per-inode",
+                "BYTES",
+                "an inode for so many bytes",
+            ),
+            valued(
+                b'm',
+                "reserved",
+                "PERCENT",
+                "blocks kept for the superuser: 5, at most 50",
+            ),
+            valued(
+                b'O',
+                "features",
+                "FEATURES",
+                "with these, or ^without: has_journal, resize_inode, large_dir, ea_inode, metadata_csum_seed",
             ),
             flag(0, "no-journal", "without a journal"),
         ]),
@@ -202,6 +222,39 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
         match size(text).map(u32::try_from) {
             Some(Ok(block_size @ (1024 | 2048 | 4096))) => options.block_size = block_size,
             _ => return usage("-b takes 1K, 2K or 4K"),
+        }
+    }
+    if let Some(text) = ctx.args.value(b'U') {
+        match parse_uuid(text) {
+            Some(uuid) => options.uuid = uuid,
+            None => return usage("a UUID has 32 hexadecimal digits"),
+        }
+    }
+    if let Some(text) = ctx.args.value(b'N') {
+        match size(text) {
+            Some(inodes @ 1..) => options.inodes = Some(inodes),
+            _ => return usage("-N takes a number of inodes"),
+        }
+    }
+    if let Some(text) = ctx.args.value(b'i') {
+        match size(text) {
+            Some(bytes @ 1024..) => options.bytes_per_inode = Some(bytes),
+            _ => return usage("-i takes a number of bytes, 1K at least"),
+        }
+    }
+    if options.inodes.is_some() && options.bytes_per_inode.is_some() {
+        return usage("-N or -i, not both");
+    }
+    if let Some(text) = ctx.args.value(b'm') {
+        match size(text).map(u8::try_from) {
+            Some(Ok(percent @ 0..=50)) => options.reserved_percent = percent,
+            _ => return usage("-m takes a whole number from 0 to 50"),
+        }
+    }
+    if let Some(text) = ctx.args.value(b'O') {
+        let list = shown(text);
+        if let Err(name) = options.set_features(&list) {
+            return usage(format!("-O can't do {name}: see mkfs.ext4 --help"));
         }
     }
     let made = mount::format(ctx.vfs(), &device, &mut options).what(&device)?;
