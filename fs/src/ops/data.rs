@@ -88,9 +88,10 @@ impl<P: Pmem> Ext4<P> {
         blocks.min(u64::from(u32::MAX)).saturating_mul(bs)
     }
 
-    /// Writes to a regular file and gives the number of bytes, all of them.
-    /// The data has been stored and is durable after a fence; a new size or
-    /// new blocks are after a commit.
+    /// Writes to a regular file and gives the number of bytes: all of them, but
+    /// where they were too many for the journal at once and some step found no
+    /// space, as a further call will say. The data has been stored and is durable
+    /// after a fence; a new size or new blocks are after a commit.
     pub fn write(&mut self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         if !self.is_writable() {
             return Err(Error::ReadOnly);
@@ -136,9 +137,17 @@ impl<P: Pmem> Ext4<P> {
                 let (low, high) = data
                     .split_at_checked(data.len() >> 1)
                     .ok_or(Error::Invalid)?;
-                self.write(ino, offset, low)?;
-                self.write(ino, offset.saturating_add(low.len() as u64), high)?;
-                Ok(data.len())
+                let done = self.write(ino, offset, low)?;
+                if done < low.len() {
+                    return Ok(done);
+                }
+                // What the first has written is written, and said to be.
+                let next = offset.saturating_add(done as u64);
+                match self.write(ino, next, high) {
+                    Ok(more) => Ok(done.saturating_add(more)),
+                    Err(Error::NoSpace) => Ok(done),
+                    Err(error) => Err(error),
+                }
             }
             result => result,
         }
@@ -591,4 +600,63 @@ fn is_due(old: Timestamp, now: Timestamp) -> bool {
 fn align_down(len: u32, large: u32) -> u32 {
     let whole = len & !large.saturating_sub(1);
     if whole == 0 { len } else { whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::mkfs::{MkfsOptions, mkfs};
+    use crate::pmem::MemPmem;
+    use crate::types::{MountOptions, NoMappings};
+
+    /// Too many pieces for one transaction, and less room than asked for: what
+    /// was written is said, and is what the file has.
+    #[test]
+    fn a_write_in_steps_says_how_far_it_came() {
+        const BLOCK: u64 = 1024;
+        let media = MemPmem::zeroed(4 << 20);
+        let made = MkfsOptions {
+            block_size: BLOCK as u32,
+            uuid: [9; 16],
+            ..MkfsOptions::default()
+        };
+        mkfs(&media, &made).unwrap();
+        let options = MountOptions {
+            writable: true,
+            now: || Timestamp::from_secs(1),
+        };
+        let mut fs = Ext4::mount(media, options).unwrap();
+        let root = fs.root();
+        let filler = fs.create(root, b"filler", 0o644, 0, 0).unwrap();
+        let file = fs.create(root, b"f", 0o644, 0, 0).unwrap();
+        let mut end = 0;
+        while fs.write(filler, end, &[3; BLOCK as usize]).is_ok() {
+            end += BLOCK;
+        }
+        // The punches need some for their leaves.
+        fs.truncate(filler, end - 40 * BLOCK, &NoMappings).unwrap();
+        for at in (0..600 * BLOCK).step_by(2 * BLOCK as usize) {
+            fs.fallocate(filler, Fallocate::PunchHole, at, BLOCK, &NoMappings)
+                .unwrap();
+        }
+        fs.sync().unwrap();
+        fs.store.limit_transactions(5);
+        let data: Vec<u8> = (0..400 * BLOCK).map(|at| (at / 100) as u8).collect();
+        let done = fs.write(file, 0, &data).unwrap();
+        assert!(done >= 200 * BLOCK as usize && done < data.len(), "{done}");
+        assert_eq!(fs.stat(file).unwrap().size, done as u64);
+        let mut found = vec![0; data.len()];
+        assert_eq!(fs.read(file, 0, &mut found), Ok(done));
+        assert!(found[..done] == data[..done]);
+        assert_eq!(
+            fs.write(file, done as u64, &data[done..]),
+            Err(Error::NoSpace)
+        );
+        let media = fs.unmount().unwrap();
+        let report = crate::check::check(&media, &mut |problem| panic!("{problem}"));
+        assert_eq!(report.unwrap().problems, 0);
+    }
 }
