@@ -20,6 +20,56 @@ use crate::backend::mem::{
     store16,
 };
 
+/// Loads and stores for a backend whose compiler makes unaligned ones.
+#[cfg(not(all(target_os = "none", target_arch = "aarch64")))]
+macro_rules! plain_accesses {
+    () => {
+        $crate::mem::plain_accesses! {
+            load2 store2 u16;
+            load4 store4 u32;
+            load8 store8 u64;
+        }
+
+        /// # Safety
+        /// 16 bytes are readable.
+        #[inline(always)]
+        pub unsafe fn load16(p: *const u8) -> (u64, u64) {
+            // SAFETY: the caller's promise.
+            unsafe { (load8(p), load8(p.add(8))) }
+        }
+
+        /// # Safety
+        /// 16 bytes are writable.
+        #[inline(always)]
+        pub unsafe fn store16(p: *mut u8, (a, b): (u64, u64)) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                store8(p, a);
+                store8(p.add(8), b);
+            }
+        }
+    };
+    ($($load:ident $store:ident $type:ty;)+) => {$(
+        /// # Safety
+        /// As many bytes are readable.
+        #[inline(always)]
+        pub unsafe fn $load(p: *const u8) -> $type {
+            // SAFETY: the caller's promise.
+            unsafe { p.cast::<$type>().read_unaligned() }
+        }
+
+        /// # Safety
+        /// As many bytes are writable.
+        #[inline(always)]
+        pub unsafe fn $store(p: *mut u8, value: $type) {
+            // SAFETY: the caller's promise.
+            unsafe { p.cast::<$type>().write_unaligned(value) }
+        }
+    )+};
+}
+#[cfg(not(all(target_os = "none", target_arch = "aarch64")))]
+pub(crate) use plain_accesses;
+
 /// Most bytes that go without a loop.
 pub const SHORT: usize = 64;
 

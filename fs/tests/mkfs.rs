@@ -182,7 +182,9 @@ fn what_cannot_be_made_is_named() {
     ] {
         assert_eq!(options().set_features(list), Err(name));
     }
-    assert_eq!(options().set_features("extent,,flex_bg"), Ok(()));
+    for list in ["extent,,flex_bg", "^quota,^casefold,64bit"] {
+        assert_eq!(options().set_features(list), Ok(()));
+    }
     let pmem = MemPmem::zeroed(8 << 20);
     let many = MkfsOptions {
         inodes: Some(3000),

@@ -9,46 +9,7 @@ use core::arch::asm;
 
 use super::wide::{MARK, ready};
 
-macro_rules! accesses {
-    ($($load:ident $store:ident $type:ty;)*) => {$(
-        #[inline(always)]
-        pub unsafe fn $load(p: *const u8) -> $type {
-            // SAFETY: the caller's promise.
-            unsafe { p.cast::<$type>().read_unaligned() }
-        }
-
-        #[inline(always)]
-        pub unsafe fn $store(p: *mut u8, value: $type) {
-            // SAFETY: the caller's promise.
-            unsafe { p.cast::<$type>().write_unaligned(value) }
-        }
-    )*};
-}
-
-accesses! {
-    load2 store2 u16;
-    load4 store4 u32;
-    load8 store8 u64;
-}
-
-/// # Safety
-/// 16 bytes are readable.
-#[inline(always)]
-pub unsafe fn load16(p: *const u8) -> (u64, u64) {
-    // SAFETY: the caller's promise.
-    unsafe { (load8(p), load8(p.add(8))) }
-}
-
-/// # Safety
-/// 16 bytes are writable.
-#[inline(always)]
-pub unsafe fn store16(p: *mut u8, (a, b): (u64, u64)) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        store8(p, a);
-        store8(p.add(8), b);
-    }
-}
+crate::mem::plain_accesses!();
 
 /// Four registers from, or to, a base and an offset.
 macro_rules! four {

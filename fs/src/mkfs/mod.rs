@@ -115,16 +115,19 @@ impl MkfsOptions {
     /// # Errors
     /// The first of them that cannot be had (or be done without).
     pub fn set_features<'a>(&mut self, list: &'a str) -> core::result::Result<(), &'a str> {
-        let always = |name| {
-            COMPAT_NAMES
+        // What is known of a name: whether every file system here has it.
+        let known = |name| {
+            let compat = COMPAT_NAMES
                 .iter()
-                .any(|(bit, n)| *n == name && COMPAT.contains(*bit))
-                || INCOMPAT_NAMES
-                    .iter()
-                    .any(|(bit, n)| *n == name && INCOMPAT.contains(*bit))
-                || RO_COMPAT_NAMES
-                    .iter()
-                    .any(|(bit, n)| *n == name && RO_COMPAT.contains(*bit))
+                .map(|(bit, n)| (*n, COMPAT.contains(*bit)));
+            let incompat = INCOMPAT_NAMES
+                .iter()
+                .map(|(bit, n)| (*n, INCOMPAT.contains(*bit)));
+            let ro_compat = RO_COMPAT_NAMES
+                .iter()
+                .map(|(bit, n)| (*n, RO_COMPAT.contains(*bit)));
+            let mut all = compat.chain(incompat).chain(ro_compat);
+            all.find(|(n, _)| *n == name).map(|(_, made)| made)
         };
         for word in list.split(',').filter(|word| !word.is_empty()) {
             let name = word.strip_prefix('^').unwrap_or(word);
@@ -137,7 +140,8 @@ impl MkfsOptions {
                 "resize_inode" => self.resize_inode = on,
                 _ => match optional.find(|(_, n)| *n == name) {
                     Some((bit, _)) => self.more.set(*bit, on),
-                    None if on && always(name) => {}
+                    // To be as it is anyway.
+                    None if known(name) == Some(on) => {}
                     None => return Err(word),
                 },
             }
