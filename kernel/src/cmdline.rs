@@ -12,14 +12,28 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// A number of bytes, perhaps with a unit: `64M`.
-pub fn parse_size(text: &str) -> Option<u64> {
+/// A number: decimal, `0x…`, with `K`, `M`, `G` or `T` (powers of 1024, also
+/// written `KiB`) after it.
+pub fn parse_size(text: &[u8]) -> Option<u64> {
+    let text = core::str::from_utf8(text).ok()?;
+    let text = text
+        .strip_suffix("iB")
+        .or_else(|| text.strip_suffix('B'))
+        .filter(|rest| rest.ends_with(|c: char| c.is_ascii_alphabetic()) && !rest.starts_with("0x"))
+        .unwrap_or(text);
+    if let Some(hex) = text.strip_prefix("0x") {
+        return u64::from_str_radix(hex, 16).ok();
+    }
     let (digits, shift) = match text.as_bytes().last()? {
-        b'K' | b'k' => (&text[..text.len() - 1], 10),
-        b'M' | b'm' => (&text[..text.len() - 1], 20),
-        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        b't' | b'T' => (&text[..text.len() - 1], 40),
         _ => (text, 0),
     };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
@@ -154,11 +168,24 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(parse_size("4096"), Some(4096));
-        assert_eq!(parse_size("64M"), Some(64 << 20));
-        assert_eq!(parse_size("2g"), Some(2 << 30));
-        for bad in ["", "M", "1T", "-1", "1.5M", "99999999999G"] {
-            assert_eq!(parse_size(bad), None, "{bad}");
+        for (text, value) in [
+            ("0", Some(0)),
+            ("17", Some(17)),
+            ("4K", Some(4096)),
+            ("4KiB", Some(4096)),
+            ("4kB", Some(4096)),
+            ("1m", Some(1 << 20)),
+            ("3G", Some(3 << 30)),
+            ("0x1B", Some(27)),
+            ("16T", Some(16 << 40)),
+            ("", None),
+            ("K", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5G", None),
+            ("99999999999G", None),
+        ] {
+            assert_eq!(parse_size(text.as_bytes()), value, "{text}");
         }
     }
 

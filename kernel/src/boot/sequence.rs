@@ -149,9 +149,9 @@ extern "C" fn go_on(_: usize) -> ! {
     // handed over has been copied.
     let bytes = unsafe { reclaim(info, cpus, symbols) };
     if let Some(text) = cmdline.get("mem") {
-        match parse_size(text) {
+        match parse_size(text.as_bytes()) {
             Some(bytes) => mm::limit(bytes),
-            None => log::warn!("cmdline: mem={text} is no size: a number, with K, M or G"),
+            None => log::warn!("cmdline: mem={text} is no size: a number, with K, M, G or T"),
         }
     }
     log::info!("mm: reclaimed={bytes} free={}", mm::stats().free);

@@ -5,6 +5,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+pub use quire::cmdline::parse_size as size;
 
 /// An option that a command has.
 #[derive(Clone, Copy, Debug)]
@@ -146,31 +147,6 @@ impl Options {
     }
 }
 
-/// A number: decimal, `0x…`, with `K`, `M`, `G` or `T` (powers of 1024, also
-/// written `KiB`) after it.
-pub fn size(text: &[u8]) -> Option<u64> {
-    let text = core::str::from_utf8(text).ok()?;
-    let text = text
-        .strip_suffix("iB")
-        .or_else(|| text.strip_suffix('B'))
-        .filter(|rest| rest.ends_with(|c: char| c.is_ascii_alphabetic()) && !rest.starts_with("0x"))
-        .unwrap_or(text);
-    if let Some(hex) = text.strip_prefix("0x") {
-        return u64::from_str_radix(hex, 16).ok();
-    }
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 10),
-        b'm' | b'M' => (&text[..text.len() - 1], 20),
-        b'g' | b'G' => (&text[..text.len() - 1], 30),
-        b't' | b'T' => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
-    };
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 /// The option of this name, or the only one whose name begins so, as with
 /// `getopt_long`.
 fn find_long<'a>(known: &'a [Opt], name: &str) -> Result<&'a Opt, String> {
@@ -226,29 +202,6 @@ mod tests {
             (&["--size"], "--size needs SIZE"),
         ] {
             assert!(parse(words).unwrap_err().contains(what));
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, value) in [
-            ("0", Some(0)),
-            ("17", Some(17)),
-            ("4K", Some(4096)),
-            ("4KiB", Some(4096)),
-            ("4kB", Some(4096)),
-            ("1m", Some(1 << 20)),
-            ("3G", Some(3 << 30)),
-            ("0x1B", Some(27)),
-            ("16T", Some(16 << 40)),
-            ("", None),
-            ("K", None),
-            ("-1", None),
-            ("+1", None),
-            ("1.5G", None),
-            ("99999999999G", None),
-        ] {
-            assert_eq!(size(text.as_bytes()), value, "{text}");
         }
     }
 }

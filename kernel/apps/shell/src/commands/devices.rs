@@ -226,8 +226,8 @@ fn mkfs_ext4(ctx: &mut Context) -> Outcome {
     }
     if let Some(text) = ctx.args.value(b'U') {
         match parse_uuid(text) {
-            Some(uuid) => options.uuid = uuid,
-            None => return usage("a UUID has 32 hexadecimal digits"),
+            Some(uuid) if uuid != [0; 16] => options.uuid = uuid,
+            _ => return usage("a UUID has 32 hexadecimal digits, not all 0"),
         }
     }
     if let Some(text) = ctx.args.value(b'N') {
